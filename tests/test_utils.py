@@ -1,0 +1,100 @@
+"""utils.py: JSON in and out, the Alpaca prompt, the command line."""
+
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, assert_fails_in_one_line
+
+import utils
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {root!r})
+from utils import UserError, run_commands
+
+def copy(path: str, times: int = 1, rate: float = 1.0, loud: bool = False, limit: int | None = None):
+    print("ran", repr((path, times, rate, loud, limit)))
+
+def fail():
+    raise UserError("no such thing. Bring one.")
+
+run_commands({{"copy": copy, "fail": fail}})
+"""
+
+
+@pytest.fixture
+def script(tmp_path):
+    path = tmp_path / "script.py"
+    path.write_text(SCRIPT.format(root=str(ROOT)))
+    return lambda *arguments: subprocess.run(
+        [sys.executable, str(path), *arguments], capture_output=True, text=True, timeout=60
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--path", "2024"], ("2024", 1, 1.0, False, None)),
+        (["--path=a b", "--rate", "1e-5", "--loud"], ("a b", 1, 1e-5, True, None)),
+        (["x", "3", "--limit", "4", "--loud", "true"], ("x", 3, 1.0, True, 4)),
+        (["-p", "x", "--times", "-1", "--limit", "None"], ("x", -1, 1.0, False, None)),
+    ],
+)
+def test_values_are_read_as_the_signature_says(script, arguments, expected):
+    assert script("copy", *arguments).stdout.strip() == f"ran {expected!r}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["cpy", "--path", "x"], ["no command 'cpy'", "Did you mean copy?"]),
+        (["copy", "--pth", "x"], ["no flag --pth", "Did you mean --path?"]),
+        (["copy"], ["needs --path"]),
+        (["copy", "x", "1", "1", "True", "1", "y"], ["cannot place 'y'"]),
+        (["copy", "x", "--times", "2.5"], ["--times takes int, not '2.5'"]),
+        (["copy", "x", "--loud", "maybe"], ["--loud takes bool, not 'maybe'"]),
+        (["fail"], ["no such thing. Bring one."]),
+    ],
+)
+def test_a_mistyped_command_line_fails_before_any_work(script, arguments, parts):
+    result = script(*arguments)
+    assert_fails_in_one_line(result, *parts)
+    assert "ran" not in result.stdout
+
+
+def test_json_that_was_written_is_read_back_as_it_was(tmp_path):
+    obj = [{"instruction": "Übersetze {x}.", "input": "", "output": "\u2028"}]
+    utils.jdump(obj, tmp_path / "a.json")
+    assert utils.jload(tmp_path / "a.json") == obj
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
+    utils.jdump([1], tmp_path / "a.json")
+    with pytest.raises(TypeError):
+        utils.jdump([object()], tmp_path / "a.json")
+    assert utils.jload(tmp_path / "a.json") == [1]
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"[1,\n 2,, 3]", "line 2, column 4: not JSON"), (b"\xff\xfe", "byte 0: not UTF-8")],
+)
+def test_a_damaged_file_is_reported_with_its_position(tmp_path, content, message):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(utils.UserError, match=message):
+        utils.jload(tmp_path / "a.json")
+
+
+def test_the_prompt_has_the_released_form_with_and_without_input():
+    assert utils.format_prompt("Add {a}.", "1") == (
+        "Below is an instruction that describes a task, paired with an input that provides further context. "
+        "Write a response that appropriately completes the request.\n\n"
+        "### Instruction:\nAdd {a}.\n\n### Input:\n1\n\n### Response:"
+    )
+    assert utils.format_prompt("Add {a}.") == (
+        "Below is an instruction that describes a task. Write a response that appropriately completes the request."
+        "\n\n### Instruction:\nAdd {a}.\n\n### Response:"
+    )

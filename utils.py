@@ -1,0 +1,174 @@
+"""What at least two scripts need: user errors, JSON in and out, the Alpaca prompt, the command line.
+
+Importing this module changes nothing and loads nothing heavy.
+"""
+
+# Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
+
+import contextlib
+import difflib
+import inspect
+import json
+import os
+import re
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+# The two training prompts of Stanford Alpaca, character for character: models tuned elsewhere expect them.
+PROMPT_INPUT = (
+    "Below is an instruction that describes a task, paired with an input that provides further context. "
+    "Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:"
+)
+PROMPT_NO_INPUT = (
+    "Below is an instruction that describes a task. "
+    "Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n### Response:"
+)
+
+
+class UserError(Exception):
+    """A user's mistake, told in one line: what, where, what to do. Ends a script with exit code 1."""
+
+
+def format_prompt(instruction: str, input: str = "") -> str:
+    """The prompt of one example; the model's response follows it directly.
+
+    >>> format_prompt("Say hi.").endswith("### Instruction:\\nSay hi.\\n\\n### Response:")
+    True
+    """
+    # str.format leaves braces inside the values alone, so code in an instruction is safe.
+    template = PROMPT_INPUT if input else PROMPT_NO_INPUT
+    return template.format(instruction=instruction, input=input)
+
+
+def jload(path: str | os.PathLike) -> typing.Any:
+    """The content of a JSON file. Raises UserError, with line and column, where there is none."""
+    try:
+        with open(path, encoding="utf-8") as f:
+            return json.load(f)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file.") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}, line {error.lineno}, column {error.colno}: not JSON ({error.msg}).") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}, byte {error.start}: not UTF-8 text.") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
+
+
+def jdump(obj: typing.Any, path: str | os.PathLike) -> None:
+    """Write obj as JSON (UTF-8, indent 4); whoever reads meanwhile gets the old file or the new one, whole."""
+    with atomic_write(path) as f:
+        json.dump(obj, f, ensure_ascii=False, indent=4)
+        f.write("\n")
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike) -> Iterator[typing.TextIO]:
+    """A text file under a temporary name, which becomes path when the block ends without an error."""
+    path = Path(path)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as f:
+            yield f
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def did_you_mean(name: str, known: typing.Iterable[str]) -> str:
+    """' Did you mean X?' for the nearest known name, or ''.
+
+    >>> did_you_mean("--ouput_dir", ["--output_dir", "--seed"])
+    ' Did you mean --output_dir?'
+    """
+    nearest = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {nearest[0]}?" if nearest else ""
+
+
+def run_commands(commands: dict[str, Callable], argv: list[str] | None = None) -> None:
+    """The command line of a script: `script.py <command> --flag value`, parsed by fire.
+
+    fire alone runs a command to its end before it reports an unknown flag, and reads values as Python (a folder
+    named 2024 becomes a number). Here names are compared with the signature first, and each value is read as its
+    parameter's annotation says. A UserError becomes one line on stderr and exit code 1.
+    """
+    import fire
+
+    argv = sys.argv[1:] if argv is None else argv
+    script = Path(sys.argv[0]).name
+    try:
+        _check_names(commands, argv)
+        for command in commands.values():
+            parsers = {p.name: _value_parser(p) for p in inspect.signature(command).parameters.values()}
+            fire.decorators.SetParseFns(**parsers)(command)
+        fire.Fire(commands, command=argv, name=script)
+    except UserError as error:
+        print(f"{script}: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print(f"{script}: interrupted.", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _check_names(commands: dict[str, Callable], argv: list[str]) -> None:
+    """Raise UserError for a command or flag that does not exist, a value too many, a flag left out."""
+    if not argv or argv[0] in ("-h", "--help", "--"):
+        return
+    name, arguments = argv[0], argv[1:]
+    if name not in commands:
+        raise UserError(f"no command {name!r}.{did_you_mean(name, commands)} Commands: {', '.join(commands)}.")
+    if {"-h", "--help"} & set(arguments):
+        return
+    if "--" in arguments:  # what follows is for fire itself
+        arguments = arguments[: arguments.index("--")]
+    parameters = inspect.signature(commands[name]).parameters
+    given, positional, takes_value = set(), [], False
+    for argument in arguments:
+        if re.match(r"--|-[a-zA-Z](=|$)", argument):
+            flag, takes_value = argument.split("=")[0], "=" not in argument
+            word = flag.lstrip("-").replace("-", "_")
+            # fire reads -x as the one flag that starts with x.
+            matches = [p for p in parameters if p == word or (flag[:2] != "--" and p.startswith(word))]
+            if len(matches) != 1:
+                raise UserError(
+                    f"{name} has no flag {flag}.{did_you_mean('--' + word, ['--' + p for p in parameters])}"
+                )
+            given.add(matches[0])
+        elif takes_value:
+            takes_value = False
+        else:
+            positional.append(argument)
+    open_parameters = [p for p in parameters.values() if p.name not in given]
+    if len(positional) > len(open_parameters):
+        raise UserError(f"{name} cannot place {positional[-1]!r}: write --flag value, and quote values with spaces.")
+    missing = [f"--{p.name}" for p in open_parameters[len(positional) :] if p.default is p.empty]
+    if missing:
+        raise UserError(f"{name} needs {' and '.join(missing)}.")
+
+
+def _value_parser(parameter: inspect.Parameter) -> Callable[[str], typing.Any]:
+    """A function that reads a flag's text as the parameter's annotation says (str, int, float, bool, X | None)."""
+    kinds = typing.get_args(parameter.annotation) or (parameter.annotation,)
+
+    def parse(text: str) -> typing.Any:
+        if types.NoneType in kinds and text == "None":
+            return None
+        if str in kinds:
+            return text
+        if bool in kinds and text.lower() in ("true", "false"):
+            return text.lower() == "true"
+        for kind in (int, float):
+            if kind in kinds:
+                with contextlib.suppress(ValueError):
+                    return kind(text)
+        names = " or ".join("None" if k is types.NoneType else k.__name__ for k in kinds)
+        raise UserError(f"--{parameter.name} takes {names}, not {text!r}.")
+
+    return parse
