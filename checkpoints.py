@@ -51,7 +51,7 @@ class CheckpointingTrainer(transformers.Trainer):
             self.state.save_to_json(str(temporary / "trainer_state.json"))
             names = {path.name for path in temporary.iterdir()}
             # An earlier model's shards must not mix with this one's.
-            for old in [*output_dir.glob("model*.safetensors"), *output_dir.glob("model.safetensors.index.json")]:
+            for old in output_dir.glob("*model*.safetensors*"):
                 if old.name not in names:
                     old.unlink()
             for path in sorted(temporary.iterdir()):
@@ -64,7 +64,10 @@ class CheckpointingTrainer(transformers.Trainer):
         # The Trainer's own writes one file of up to 50 GB, and a pickle of its arguments.
         if self.args.should_save:
             model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-            model.save_pretrained(output_dir, state_dict=state_dict, max_shard_size=MAX_SHARD_SIZE)
+            if hasattr(model, "peft_config"):
+                model.save_pretrained(output_dir, state_dict=state_dict, save_embedding_layers=False)
+            else:
+                model.save_pretrained(output_dir, state_dict=state_dict, max_shard_size=MAX_SHARD_SIZE)
             self.processing_class.save_pretrained(output_dir)
 
 

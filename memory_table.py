@@ -22,10 +22,13 @@ class Memory:
     place: str
 
 
-def estimate(num_parameters: int, world_size: int, training_args) -> list[Memory]:
+def estimate(
+    num_parameters: int, num_trained: int, world_size: int, training_args, frozen_bytes: float = 4
+) -> list[Memory]:
     """Weights, gradients and optimizer state of one process under FSDP, DeepSpeed ZeRO, or neither.
 
-    training_args is transformers.TrainingArguments. Activations come on top: they depend on the batch.
+    num_trained of num_parameters are trained, the others take frozen_bytes each. training_args is
+    transformers.TrainingArguments. Activations come on top: they depend on the batch.
     """
     device = "cpu" if training_args.device.type == "cpu" else "gpu"
     optimizer_bytes = OPTIMIZER_BYTES.get(str(training_args.optim.value), 8)
@@ -50,12 +53,13 @@ def estimate(num_parameters: int, world_size: int, training_args) -> list[Memory
             places["optimizer"] = places["gradients"] = "cpu"
         if config.get_value("zero_optimization.offload_param.device") in ("cpu", "nvme"):
             places["weights"] = "cpu"
-    return [
-        Memory("weights", weight_bytes * num_parameters / shards["weights"], places["weights"]),
-        Memory("gradients", gradient_bytes * num_parameters / shards["gradients"], places["gradients"]),
-        Memory(f"optimizer ({training_args.optim.value})", optimizer_bytes * num_parameters / shards["optimizer"],
-               places["optimizer"]),
-    ]  # fmt: skip
+    num_bytes = {
+        "weights": weight_bytes * num_trained + min(weight_bytes, frozen_bytes) * (num_parameters - num_trained),
+        "gradients": gradient_bytes * num_trained,
+        "optimizer": optimizer_bytes * num_trained,
+    }
+    names = {"optimizer": f"optimizer ({training_args.optim.value})"}
+    return [Memory(names.get(part, part), num_bytes[part] / shards[part], places[part]) for part in shards]
 
 
 def available(local_world_size: int) -> dict[str, float]:
@@ -69,13 +73,19 @@ def available(local_world_size: int) -> dict[str, float]:
     return found
 
 
-def table(num_parameters: int, world_size: int, local_world_size: int, training_args) -> tuple[str, str | None]:
+def table(
+    num_parameters: int, num_trained: int, local_world_size: int, training_args, frozen_bytes: float = 4
+) -> tuple[str, str | None]:
     """The table as text, and a warning, with the flags to try, where the memory will not do (else None)."""
-    rows, free = estimate(num_parameters, world_size, training_args), available(local_world_size)
+    world_size = training_args.world_size
+    rows = estimate(num_parameters, num_trained, world_size, training_args, frozen_bytes)
+    free = available(local_world_size)
     batch = training_args.per_device_train_batch_size * training_args.gradient_accumulation_steps * world_size
     precision = "bfloat16" if training_args.bf16 else "float16" if training_args.fp16 else "float32"
     lines = [
-        f"{num_parameters / 1e6:,.1f} million parameters, {precision} arithmetic, "
+        f"{num_parameters / 1e6:,.1f} million parameters"
+        f"{f', {num_trained / 1e6:,.1f} million of them trained' if num_trained < num_parameters else ''}, "
+        f"{precision} arithmetic, "
         f"{world_size} process{'es' if world_size > 1 else ''}, {batch} examples per step",
         "memory per process, before activations:",
         *(f"  {row.what:<24}{row.num_bytes / 1e9:>9.3f} GB  {row.place}" for row in rows),
@@ -95,7 +105,7 @@ def advice(training_args) -> str:
     if training_args.deepspeed:
         return "use more processes, on more machines."
     if not training_args.fsdp:
-        return 'shard with torchrun and --fsdp "full_shard auto_wrap".'
+        return 'shard with torchrun and --fsdp "full_shard auto_wrap", or train adapters with --lora_rank 8.'
     if not training_args.fsdp_config.get("cpu_offload"):
         return (
             'use more processes, --fsdp "full_shard auto_wrap offload", '

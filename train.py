@@ -25,10 +25,14 @@ import accelerate
 import torch
 import transformers
 from torch.utils.data import Dataset
+from transformers.trainer_pt_utils import BatchRebalanceSampler
 
+import adapters
 import memory_table
+from adapters import LoraArguments
 from checkpoints import CheckpointingTrainer, SaveAndStopOnSigterm, checkpoint_to_resume
 from example_files import load_examples
+from response_loss import compute_loss_on_response_only
 from training_flags import ModelArguments, TrainingArguments, parse_arguments, say
 from utils import PROMPT_INPUT, PROMPT_NO_INPUT, UserError, format_prompt, jload
 
@@ -242,15 +246,30 @@ def check_wrapped_layer(model: torch.nn.Module, training_args: TrainingArguments
                 )
 
 
-def load_model(model_args: ModelArguments, config, cache_dir: str | None, fsdp: bool) -> transformers.PreTrainedModel:
-    """The model in float32: the optimizer's copy, which mixed precision rounds for the arithmetic only."""
-    if fsdp:
-        os.environ["ACCELERATE_USE_FSDP"] = "true"  # what cpu_ram_efficient_loading asks for while it loads
+def load_model(
+    model_args: ModelArguments,
+    config: transformers.PretrainedConfig,
+    tokenizer: transformers.PreTrainedTokenizerBase,
+    num_new_tokens: int,
+    lora_args: LoraArguments,
+    training_args: TrainingArguments,
+) -> transformers.PreTrainedModel:
+    """The model with a row for each new token, in float32: the optimizer's copy, which mixed precision rounds for the
+    arithmetic only. Frozen weights may be kept in 4 bits."""
     if model_args.init_from_config:
-        return transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        model_args.model_name_or_path, config=config, cache_dir=cache_dir, dtype=torch.float32
-    )
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    else:
+        if training_args.fsdp:
+            os.environ["ACCELERATE_USE_FSDP"] = "true"  # what cpu_ram_efficient_loading asks for while it loads
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            model_args.model_name_or_path,
+            config=config,
+            cache_dir=training_args.cache_dir,
+            dtype=torch.float32,
+            quantization_config=adapters.quantization_config() if lora_args.load_in_4bit else None,
+        )
+    resize_embeddings(model, len(tokenizer), num_new_tokens)
+    model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
     try:
         model.generation_config.validate(strict=True)
     except ValueError:
@@ -265,6 +284,7 @@ def load_model(model_args: ModelArguments, config, cache_dir: str | None, fsdp: 
 class AlpacaTrainer(CheckpointingTrainer):
     """The Trainer, with checkpoints that are whole or not there, and tokens per second in its log."""
 
+    train_sampler = None
     num_tokens = 0
     logged_at = None
 
@@ -278,6 +298,27 @@ class AlpacaTrainer(CheckpointingTrainer):
             state.distributed_type = accelerate.utils.DistributedType.FSDP
             accelerate.PartialState._shared_state["distributed_type"] = state.distributed_type
             self.is_fsdp_enabled = True
+
+    def _get_train_sampler(self, train_dataset=None):
+        args = self.args
+        if not args.balance_batches or args.train_sampling_strategy != "random":
+            return super()._get_train_sampler(train_dataset)
+        self.train_sampler = BatchRebalanceSampler(
+            lengths=[len(input_ids) for input_ids in self.train_dataset.input_ids],
+            effective_batch_size=args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+            dp_size=args.world_size,
+            grad_accum=args.gradient_accumulation_steps,
+            seed=args.seed if args.data_seed is None else args.data_seed,  # draws what random sampling draws
+            rank=args.process_index,
+            drop_last=args.dataloader_drop_last,
+        )
+        return self.train_sampler
+
+    def _run_epoch(self, epoch, **kwargs):
+        if self.train_sampler is not None:
+            # transformers 5.23 tells the sampler its epoch, except in a resumed run with several processes.
+            self.train_sampler.set_epoch(epoch)
+        super()._run_epoch(epoch=epoch, **kwargs)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
@@ -307,17 +348,15 @@ class ProgressBar(transformers.trainer_callback.ProgressCallback):
 
 
 def train() -> None:
-    model_args, data_args, training_args = parse_arguments(sys.argv[1:])
+    model_args, data_args, lora_args, training_args = parse_arguments(sys.argv[1:])
     let_rank_0_alone_speak()
-    if training_args.deepspeed and training_args.use_cpu:
-        import deepspeed
-
-        deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False)
+    start_deepspeed_on_cpu(training_args)
     check_processes(training_args)
     check_writable(training_args.output_dir)
     config = load_config(model_args, training_args.cache_dir)
     meta_model = skeleton(config)
     check_wrapped_layer(meta_model, training_args)
+    adapters.check(lora_args, meta_model, model_args.init_from_config)
     checkpoint = checkpoint_to_resume(training_args.resume_from_checkpoint, training_args.output_dir, say)
 
     tokenizer = load_tokenizer(model_args.model_name_or_path, training_args.cache_dir, training_args.model_max_length)
@@ -325,21 +364,14 @@ def train() -> None:
     tokenizer.chat_template = chat_template(tokenizer)
     train_dataset = SupervisedDataset(data_args.data_path, tokenizer, training_args.cache_dir)
     say(train_dataset.summary())
-
-    table, warning = memory_table.table(
-        num_parameters=sum(p.numel() for p in meta_model.parameters()),
-        world_size=training_args.world_size,
-        local_world_size=int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
-        training_args=training_args,
-    )
-    say(table)
-    if warning:
-        say(f"warning: {warning}")
+    show_memory_table(meta_model, lora_args, training_args)
 
     transformers.set_seed(training_args.seed)
-    model = load_model(model_args, config, training_args.cache_dir, fsdp=bool(training_args.fsdp))
-    resize_embeddings(model, len(tokenizer), num_new_tokens)
-    model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model = load_model(model_args, config, tokenizer, num_new_tokens, lora_args, training_args)
+    if lora_args.lora_rank:
+        model = adapters.add_adapters(model, lora_args, model_args.model_name_or_path)
+    if training_args.skip_prompt_logits and not training_args.use_liger_kernel:
+        compute_loss_on_response_only(model)
     stop_on_sigterm = SaveAndStopOnSigterm()
     trainer = AlpacaTrainer(
         model=model,
@@ -357,9 +389,41 @@ def train() -> None:
             f"stopped by SIGTERM after step {trainer.state.global_step} of {trainer.state.max_steps}. "
             "A checkpoint is saved: --resume_from_checkpoint True goes on from it."
         )
-    else:
-        trainer.save_final_model()
-        say(f"model saved to {training_args.output_dir}")
+        return
+    trainer.save_final_model()
+    if lora_args.merge_lora and training_args.should_save:
+        transformers.integrations.unset_hf_deepspeed_config()  # ZeRO would spread the base over all ranks again
+        base_model = load_model(model_args, config, tokenizer, num_new_tokens, LoraArguments(), training_args)
+        adapters.merge(Path(training_args.output_dir), base_model)
+    trainer.accelerator.wait_for_everyone()
+    say(f"model saved to {training_args.output_dir}")
+
+
+def start_deepspeed_on_cpu(training_args: TrainingArguments) -> None:
+    """Give DeepSpeed the process group that is there; by itself it would see a world of one process."""
+    if training_args.deepspeed and training_args.use_cpu:
+        import deepspeed
+
+        if not torch.distributed.is_initialized():
+            raise UserError(
+                "--deepspeed needs a launcher, for one process too: torchrun --nproc_per_node=1 train.py ..."
+            )
+        deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False)
+
+
+def show_memory_table(meta_model, lora_args: LoraArguments, training_args: TrainingArguments) -> None:
+    num_parameters = sum(parameter.numel() for parameter in meta_model.parameters())
+    num_adapters = adapters.num_adapter_parameters(lora_args, meta_model)
+    text, warning = memory_table.table(
+        num_parameters=num_parameters + num_adapters,
+        num_trained=num_adapters or num_parameters,
+        local_world_size=int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
+        training_args=training_args,
+        frozen_bytes=0.5 if lora_args.load_in_4bit else 4,
+    )
+    say(text)
+    if warning:
+        say(f"warning: {warning}")
 
 
 def let_rank_0_alone_speak() -> None:

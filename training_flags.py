@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import torch
 import transformers
 
+from adapters import LoraArguments
 from utils import UserError, did_you_mean, jload
 
 
@@ -60,6 +61,18 @@ class TrainingArguments(transformers.TrainingArguments):
     resume_from_checkpoint: str | None = field(
         default=None,
         metadata={"help": "A checkpoint folder, or True for the newest whole one in --output_dir, if there is one."},
+    )
+    balance_batches: bool = field(
+        default=True,
+        metadata={
+            "help": "Order the examples of a global batch by length before they are dealt to processes and steps of "
+            "accumulation, so that little is padding. The global batch stays the one that was drawn, and the loss the "
+            "same; a micro-batch of short examples holds more of them than --per_device_train_batch_size."
+        },
+    )
+    skip_prompt_logits: bool = field(
+        default=True,
+        metadata={"help": "Project to the vocabulary only the tokens that carry a loss. The loss is the same."},
     )
     # Flags of 2023, which today's transformers has renamed or dropped.
     evaluation_strategy: str | None = field(default=None, metadata={"help": "Former name of --eval_strategy."})
@@ -137,12 +150,14 @@ class TrainingArguments(transformers.TrainingArguments):
                 self.fsdp, self.fsdp_config = None, None
 
 
-def parse_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments, TrainingArguments]:
+def parse_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments, LoraArguments, TrainingArguments]:
     """Read the flags; those in the YAML file that --config names come first, so that the command line wins.
 
     Raises UserError for a flag that does not exist, before anything looks at the values of the others.
     """
-    parser = transformers.HfArgumentParser((ModelArguments, DataArguments, TrainingArguments), allow_abbrev=False)
+    parser = transformers.HfArgumentParser(
+        (ModelArguments, DataArguments, LoraArguments, TrainingArguments), allow_abbrev=False
+    )
     parser.add_argument("--config", help="A YAML file of flags, such as configs/llama-7b.yaml; the command line wins.")
 
     def refuse(message: str):
@@ -159,7 +174,7 @@ def parse_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments,
     if parser.parse_known_args(argv)[0].data_path is None:
         raise UserError("--data_path is missing: a JSON, JSON lines or Parquet file, or a dataset on the Hub.")
     try:
-        return parser.parse_args_into_dataclasses(argv, look_for_args_file=False)[:3]
+        return parser.parse_args_into_dataclasses(argv, look_for_args_file=False)[:4]
     except ValueError as error:  # two flags that exclude each other, or a value out of range
         raise UserError(" ".join(str(error).split())) from None
 

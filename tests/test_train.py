@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import checkpoints
 import example_files
 import memory_table
+import response_loss
 import train
 import training_flags
 from utils import UserError, format_prompt, jdump
@@ -195,7 +196,7 @@ def test_a_conversation_keeps_system_message_and_earlier_turns(tokenizer):
 
 
 def parse(*flags):
-    return training_flags.parse_arguments(["--data_path", "x.json", "--output_dir", "out", *flags])[2]
+    return training_flags.parse_arguments(["--data_path", "x.json", "--output_dir", "out", *flags])[-1]
 
 
 def test_flags_of_2023_mean_what_they_meant():
@@ -273,7 +274,7 @@ def memory(num_parameters, world_size, **flags):
         fsdp=None, fsdp_config=None, deepspeed=None,
     )  # fmt: skip
     vars(args).update(flags)
-    rows = memory_table.estimate(num_parameters, world_size, args)
+    rows = memory_table.estimate(num_parameters, num_parameters, world_size, args)
     return {place: sum(row.num_bytes for row in rows if row.place == place) for place in ("gpu", "cpu")}
 
 
@@ -296,8 +297,9 @@ def test_too_little_memory_is_said_with_the_flag_to_try(monkeypatch):
     args = types.SimpleNamespace(
         device=torch.device("cuda"), optim=types.SimpleNamespace(value="adamw_torch"), bf16=True, fp16=False,
         fsdp=None, fsdp_config=None, deepspeed=None, per_device_train_batch_size=4, gradient_accumulation_steps=8,
+        world_size=1,
     )  # fmt: skip
-    table, warning = memory_table.table(7_000_000_000, 1, 1, args)
+    table, warning = memory_table.table(7_000_000_000, 7_000_000_000, 1, args)
     assert "7,000.0 million parameters" in table
     assert "112.000 GB  of 80.0 GB available" in table
     assert "112.0 GB of gpu memory are needed and 80.0 GB there" in warning
@@ -358,3 +360,66 @@ def test_a_step_that_is_trained_again_replaces_its_checkpoint(checkpoint):
     assert (checkpoint / "model.safetensors").read_bytes() == b"other"
     assert not (checkpoint / "global_step2").exists()
     assert checkpoints.what_is_missing(checkpoint) is None
+
+
+# ---- The loss on response tokens only ----
+
+
+def tiny_model(model_type):
+    """A random two-layer model of any type, with dropout off."""
+    config = transformers.AutoConfig.for_model(model_type)
+    sizes = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 64, "ffn_dim": 64, "num_hidden_layers": 2}
+    sizes |= {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16, "word_embed_proj_dim": 32}
+    for name, value in sizes.items():
+        if hasattr(config, name):
+            setattr(config, name, value)
+    config.pad_token_id = config.eos_token_id = config.bos_token_id = 1
+    config.dropout = config.hidden_dropout = config.attention_dropout = 0.0
+    torch.manual_seed(0)
+    return transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("model_type", response_loss.MODEL_TYPES)
+@pytest.mark.parametrize("chunk_tokens", [2048, 3])
+def test_loss_and_gradients_equal_the_models_own(model_type, chunk_tokens, monkeypatch):
+    monkeypatch.setattr(response_loss, "CHUNK_TOKENS", chunk_tokens)
+    input_ids = torch.randint(2, 50, (3, 9), generator=torch.Generator().manual_seed(1))
+    labels = input_ids.clone()
+    labels[0, :4] = labels[1, :] = labels[2, 2:5] = -100
+    losses, gradients = [], []
+    for fast in (False, True):
+        model = tiny_model(model_type).train()
+        assert not fast or response_loss.compute_loss_on_response_only(model)
+        loss = model(input_ids=input_ids, labels=labels, num_items_in_batch=torch.tensor(7)).loss
+        loss.backward()
+        losses.append(loss.item())
+        gradients.append([p.grad for p in model.parameters() if p.grad is not None])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+    for slow, fast in zip(*gradients, strict=True):
+        torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-6)
+
+
+def test_without_a_count_the_loss_is_the_mean_over_response_tokens():
+    model = tiny_model("llama").train()
+    input_ids = torch.arange(2, 12).reshape(2, 5)
+    labels = torch.where(input_ids > 4, input_ids, -100)
+    expected = model(input_ids=input_ids, labels=labels).loss.item()
+    response_loss.compute_loss_on_response_only(model)
+    assert model(input_ids=input_ids, labels=labels).loss.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_inference_and_evaluation_are_as_before():
+    model = tiny_model("llama").eval()
+    input_ids = torch.arange(2, 12).reshape(2, 5)
+    before = model(input_ids=input_ids, labels=input_ids)
+    response_loss.compute_loss_on_response_only(model)
+    after = model(input_ids=input_ids, labels=input_ids)
+    assert torch.equal(before.logits, after.logits)
+    assert before.loss == after.loss
+    assert torch.equal(model(input_ids=input_ids).logits, before.logits)
+
+
+def test_an_unknown_model_keeps_its_own_loss():
+    model = tiny_model("cohere")
+    assert not response_loss.compute_loss_on_response_only(model)
+    assert "forward" not in vars(model.get_output_embeddings())

@@ -175,19 +175,19 @@ def kill_at(command, step, delay):
 
 
 @pytest.mark.parametrize(
-    ("launch", "model", "flags"),
-    [(python, "tiny_opt", []), (torchrun, "tiny_llama", [*FSDP, "LlamaDecoderLayer"])],
+    ("launch", "model", "flags", "steps_per_epoch"),
+    [(python, "tiny_opt", [], 12), (torchrun, "tiny_llama", [*FSDP, "LlamaDecoderLayer"], 6)],
     ids=["one process", "two ranks under FSDP"],
 )
 def test_a_killed_and_resumed_run_ends_with_the_same_weights_bit_for_bit(
-    launch, model, flags, request, data_path, tmp_path
+    launch, model, flags, steps_per_epoch, request, data_path, tmp_path
 ):
     # The tiny OPT has dropout, so that the random state has to be restored as well.
     recipe = ["--model_name_or_path", request.getfixturevalue(model), "--data_path", data_path, *RECIPE, *flags]
     recipe += ["--num_train_epochs", 2, "--save_steps", 1, "--save_total_limit", 2]
     run(launch(*recipe, "--output_dir", tmp_path / "whole"))
     command = launch(*recipe, "--output_dir", tmp_path / "killed", "--resume_from_checkpoint", True)
-    for step, delay in ((1, 0.0), (4, 0.03)):
+    for step, delay in ((1, 0.0), (steps_per_epoch + 2, 0.03)):  # in the first epoch, and in the second
         kill_at(command, step, delay)
         assert not (tmp_path / "killed" / "model.safetensors").exists()
         command = launch(*recipe, "--output_dir", tmp_path / "killed", "--resume_from_checkpoint", True)
