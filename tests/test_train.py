@@ -28,9 +28,7 @@ EXAMPLES = [
 
 @pytest.fixture(params=["tiny_llama", "tiny_opt"])
 def tokenizer(request):
-    tokenizer = train.load_tokenizer(str(request.getfixturevalue(request.param)), None, 128)
-    tokenizer.add_special_tokens(train.missing_special_tokens(tokenizer))
-    return tokenizer
+    return train.load_tokenizer(str(request.getfixturevalue(request.param)), None, 128)[0]
 
 
 def reference_example(example, tokenizer):
@@ -157,7 +155,6 @@ def test_missing_tokens_are_added_in_the_original_order(tiny_llama):
 
 
 def render(tokenizer, messages, **options):
-    tokenizer.chat_template = train.chat_template(tokenizer)
     return tokenizer.apply_chat_template(messages, add_generation_prompt=True, **options)
 
 
