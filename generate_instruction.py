@@ -23,7 +23,7 @@ UNSUITABLE_WORDS = (
     *("image", "images", "graph", "graphs", "picture", "pictures", "file", "files", "map", "maps"),
     *("draw", "plot", "go to", "video", "audio", "music", "flowchart", "diagram"),
 )
-FOREIGN_LABEL = re.compile(r"\d+\s*\.\s*(?:Instruction|Input|Output)\s*:", re.IGNORECASE)
+FOREIGN_LABEL = re.compile(r"\d\.\s*(?:Instruction|Input|Output)\s*:", re.IGNORECASE)
 
 
 def sample_seed_tasks(seed_tasks: list[dict], num_prompt_instructions: int, seed: int, prompt_index: int) -> list[dict]:
@@ -121,4 +121,4 @@ def find_word_in_string(w: str, s: str) -> re.Match | None:
     >>> find_word_in_string("map", "Read the Map aloud.").group(), find_word_in_string("map", "Draw a mapping.")
     ('Map', None)
     """
-    return re.search(rf"\b({w})\b", s, flags=re.IGNORECASE)
+    return re.search(rf"\b({re.escape(w)})\b", s, flags=re.IGNORECASE)
