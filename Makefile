@@ -1,11 +1,16 @@
 # make alpaca   install into .venv if needed, then the quick start
+# make data     rebuild alpaca_data.json from the recorded answers of the teacher, and check it
 # make test     install into .venv if needed, then the checks and the tests
 # make test-all the same with the tests marked slow
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: alpaca test test-all lint
+.PHONY: alpaca data test test-all lint
+
+data: .venv/installed
+	$(BIN)/python -m data.build alpaca_data
+	$(BIN)/python -m data.check report
 
 test: .venv/installed-dev lint
 	$(BIN)/python -m pytest

@@ -14,7 +14,7 @@ import json
 import re
 from pathlib import Path
 
-from generate_instruction import encode_prompt, sample_seed_tasks
+from generate_instruction import encode_prompt, load_seed_tasks, sample_seed_tasks
 from utils import UserError, atomic_write, run_commands
 
 ROOT = Path(__file__).parent.parent
@@ -26,11 +26,9 @@ NUM_PROMPT_INSTRUCTIONS = 3
 
 def recorded_prompt(prompt_index: int) -> tuple[list[str], str]:
     """The ids of the seed tasks in a run's prompt_index-th prompt (from 0), and the prompt."""
-    lines = SEED_TASKS_PATH.read_text(encoding="utf-8").splitlines()
-    seed_tasks = [json.loads(line) for line in lines]
+    seed_tasks = load_seed_tasks(str(SEED_TASKS_PATH))
     sampled = sample_seed_tasks(seed_tasks, NUM_PROMPT_INSTRUCTIONS, SEED, prompt_index)
-    tasks = [{"instruction": task["instruction"], **task["instances"][0]} for task in sampled]
-    return [task["id"] for task in sampled], encode_prompt(tasks)
+    return [task["id"] for task in sampled], encode_prompt(sampled)
 
 
 def prompts(prompts_dir: str, num_prompts: int = 144) -> None:
