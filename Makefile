@@ -8,7 +8,7 @@ BIN := .venv/bin
 
 .PHONY: alpaca data test test-all lint
 
-data: .venv/installed
+data: .venv/installed-dev
 	$(BIN)/python -m data.build alpaca_data
 	$(BIN)/python -m data.check report
 

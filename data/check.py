@@ -46,7 +46,7 @@ POINTS_AT_INPUT = re.compile(
     rf"\b(the following|given|attached|above|below) {MATERIAL}\b|\b{MATERIAL} (below|above)\b", re.I
 )
 PLACEHOLDER = re.compile(
-    r"lorem ipsum|\bTODO\b|\bTBD\b|\bFIXME\b|\[(your|insert|name|date|address|company)[^\]]*\]", re.I
+    r"(?i:lorem ipsum|\[(your|insert|name|date|address|company)[^\]]*\])|\bTODO\b|\bTBD\b|\bFIXME\b"
 )
 EMPTY_OUTPUT = re.compile(r"[\W_]*|n/?a|output|answer|see above|\W*(to be (done|added))\W*", re.I)
 REFUSAL = re.compile(
@@ -209,9 +209,9 @@ def counts(examples: list[dict]) -> str:
     rows += [("instructions that end as questions", f"{_share(examples, 'instruction', r'[?]$'):.1%}")]
     rows += [("outputs with a code block", f"{_share(examples, 'output', r'^```'):.1%}")]
     for part in PARTS:
-        lengths = sorted(len(e[part].split()) for e in examples if e[part])
-        shortest, median, longest = lengths[0], statistics.median(lengths), lengths[-1]
-        rows.append((f"words in the {part}", f"{shortest} to {longest}, median {median:g}"))
+        if lengths := [len(e[part].split()) for e in examples if e[part]]:
+            text = f"{min(lengths)} to {max(lengths)}, median {statistics.median(lengths):g}"
+            rows.append((f"words in the {part}", text))
     return "\n".join(f"{name:<40}{value:>24}" for name, value in rows)
 
 
