@@ -1,4 +1,5 @@
 # make alpaca   install into .venv if needed, then the quick start
+# make data     rebuild alpaca_data.json from the recorded answers of the teacher, and check it
 # make test     install into .venv if needed, then the checks and the tests
 # make test-all the same with the tests marked slow
 
@@ -7,7 +8,7 @@ BIN := .venv/bin
 
 OUT := out/quick-start
 
-.PHONY: alpaca test test-all lint
+.PHONY: alpaca data test test-all lint
 
 alpaca: .venv/installed
 	rm -rf $(OUT)
@@ -30,6 +31,10 @@ alpaca: .venv/installed
 	@echo "      --model_name_or_path <llama checkpoint and tokenizer> --data_path ./alpaca_data.json --output_dir <out>"
 	@echo "To talk to the one just trained:"
 	@echo "  $(BIN)/python demo.py web --model_name_or_path $(OUT)/model"
+
+data: .venv/installed-dev
+	$(BIN)/python -m data.build alpaca_data
+	$(BIN)/python -m data.check report
 
 test: .venv/installed-dev lint
 	$(BIN)/python -m pytest
