@@ -14,6 +14,7 @@ import re
 import typing
 from collections.abc import Callable, Iterable
 
+MANY_SENTENCES = 4000  # for fewer, starting processes takes longer than it saves
 Pair = tuple[str | None, str | None]  # verb and object, both lower-case lemmas; None for what there is not
 
 
@@ -59,7 +60,7 @@ def split_sentences(text: str) -> list[tuple[str, bool]]:
     >>> split_sentences('Fix the spelling. Write "Ok?" (in one line) below: He go. She come.')
     [('Fix the spelling.', False), ('Write "X" below', False), ('He go.', True), ('She come.', True)]
     """
-    text = _QUOTED.sub(QUOTATION, text[:MAX_CHARACTERS].replace("’", "'").strip())
+    text = _QUOTED.sub(QUOTATION, text.strip()[:MAX_CHARACTERS].replace("’", "'"))
     text = re.sub(r"\s*\([^()]*\)", "", text)
     sentences, start, material = [], 0, False
     for end in [*_SENTENCE_END.finditer(text), None]:
@@ -110,7 +111,7 @@ GIVING = {"give", "tell", "show", "teach", "send", "offer", "write", "make", "su
 
 def parse_by_rules(sentences: list[str], num_processes: int = 1) -> list[Pair]:
     """The pairs of the sentences; several processes share the work where there are many."""
-    if num_processes == 1 or len(sentences) < 4000:
+    if num_processes == 1 or len(sentences) < MANY_SENTENCES:
         return [_pair(sentence) for sentence in sentences]
     with multiprocessing.Pool(num_processes) as pool:
         return pool.map(_pair, sentences, chunksize=1000)
@@ -130,9 +131,7 @@ def _tag(sentence: str) -> list[Token]:
     tagged = _tagger().tag_sent(seen) if seen else []
     tokens = []
     for word, stand_in, (_, lemma, tag) in zip(words, stand_ins, tagged, strict=True):
-        if tokens and word[0].isupper() and tag[0] == "V":
-            tag = "NP0"  # write an Excel formula
-        elif word in {"how", "why"}:
+        if word in {"how", "why"}:
             tag = "AVQ"
         elif not any(map(str.isalnum, word)) and tag in NOUN | NAME:
             tag = "PUN"  # = and the like
@@ -326,7 +325,7 @@ def _noun_phrase(tokens: list[Token], start: int) -> tuple[str | None, int]:
 # --- the dependency parse --------------------------------------------------------------------------------------------
 
 
-def load_spacy_parser() -> tuple[Callable[[list[str]], list[Pair]], str] | None:
+def load_spacy_parser(num_processes: int = 1) -> tuple[Callable[[list[str]], list[Pair]], str] | None:
     """A function like parse_by_rules that asks spaCy, and the name of its model; None where there is no such model."""
     try:
         import spacy
@@ -336,7 +335,12 @@ def load_spacy_parser() -> tuple[Callable[[list[str]], list[Pair]], str] | None:
     if not models:
         return None
     nlp = spacy.load(models[0], exclude=["ner"])
-    return lambda sentences: [_pair_of_parse(doc) for doc in nlp.pipe(sentences)], f"spaCy's {models[0]}"
+
+    def parse(sentences: list[str]) -> list[Pair]:
+        docs = nlp.pipe(sentences, n_process=num_processes if len(sentences) >= MANY_SENTENCES else 1)
+        return [_pair_of_parse(doc) for doc in docs]
+
+    return parse, f"spaCy's {models[0]}"
 
 
 def _pair_of_parse(doc) -> Pair:
