@@ -49,6 +49,14 @@ class Task(typing.NamedTuple):
     output: str
 
 
+class Group(typing.NamedTuple):
+    """A root verb, how many instructions have it with a direct object, and its most frequent objects with counts."""
+
+    verb: str
+    count: int
+    objects: list[tuple[str, int]]
+
+
 class Wedge(typing.NamedTuple):
     label: str
     start: float  # in degrees, clockwise from the top
@@ -115,8 +123,8 @@ def choose_parser(name: str, num_cpus: int) -> tuple[typing.Callable, str]:
     return functools.partial(root_verbs.parse_by_rules, num_processes=num_cpus), "part-of-speech tags and rules"
 
 
-def most_frequent(pairs: list[root_verbs.Pair]) -> list[tuple[str, list[tuple[str, int]]]]:
-    """The most frequent root verbs that have objects, each with its most frequent objects and their counts."""
+def most_frequent(pairs: list[root_verbs.Pair]) -> list[Group]:
+    """The root verbs that have objects most often, each with its most frequent ones."""
     counts = collections.Counter(pair for pair in pairs if pair[1] is not None)
     verbs = collections.Counter()
     for (verb, _), count in counts.items():
@@ -124,34 +132,34 @@ def most_frequent(pairs: list[root_verbs.Pair]) -> list[tuple[str, list[tuple[st
     # Equal counts in alphabetical order: the figure is the same in every run.
     order = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     chosen = sorted(verbs, key=lambda verb: (-verbs[verb], verb))[:NUM_VERBS]
-    return [(verb, [(obj, n) for (v, obj), n in order if v == verb][:NUM_OBJECTS]) for verb in chosen]
+    return [Group(v, verbs[v], [(obj, n) for (verb, obj), n in order if verb == v][:NUM_OBJECTS]) for v in chosen]
 
 
-def lay_out(groups: list[tuple[str, list[tuple[str, int]]]]) -> tuple[list[Wedge], list[Wedge]]:
+def lay_out(groups: list[Group]) -> tuple[list[Wedge], list[Wedge]]:
     """The wedges of the inner ring and of the outer one.
 
-    Angles are in proportion to the counts, but none is narrower than a label in the smallest font.
+    Angles are in proportion to the objects' counts, but none is narrower than a label in the smallest font.
     """
-    counts = [count for _, objects in groups for _, count in objects]
+    counts = [count for group in groups for _, count in group.objects]
     floors = [
-        max(_min_angle(_object_label(obj, n), ring=1), _min_angle(_shorten(verb, MAX_LETTERS), ring=0) / len(objects))
-        for verb, objects in groups
+        max(_min_angle(_label(obj, n), ring=1), _min_angle(_label(verb, count), ring=0) / len(objects))
+        for verb, count, objects in groups
         for obj, n in objects
     ]
     angles = iter(_proportional(counts, floors, 360.0))
     inner, outer, start = [], [], 0.0
-    for verb, objects in groups:
+    for verb, verb_count, objects in groups:
         ends = list(itertools.accumulate(itertools.islice(angles, len(objects)), initial=start))
         hue = (start + ends[-1]) / 2 / 360  # verbs side by side differ the more, the wider they are
-        inner.append(Wedge(_shorten(verb, MAX_LETTERS), start, ends[-1], hue))
+        inner.append(Wedge(_label(verb, verb_count), start, ends[-1], hue))
         for (obj, count), edges in zip(objects, itertools.pairwise(ends), strict=True):
-            outer.append(Wedge(_object_label(obj, count), *edges, hue))
+            outer.append(Wedge(_label(obj, count), *edges, hue))
         start = ends[-1]
     return inner, outer
 
 
-def _object_label(obj: str, count: int) -> str:
-    return f"{_shorten(obj, MAX_LETTERS)} {count:,}"
+def _label(word: str, count: int) -> str:
+    return f"{_shorten(word, MAX_LETTERS)} {count:,}"
 
 
 def _shorten(text: str, length: int) -> str:
@@ -185,7 +193,7 @@ def _proportional(counts: list[int], floors: list[float], total: float) -> list[
         at_floor = below
 
 
-def draw(groups: list[tuple[str, list[tuple[str, int]]]], caption: str):
+def draw(groups: list[Group], caption: str):
     """The figure: a matplotlib Figure with both rings and the caption under them."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Wedge as WedgePatch
@@ -313,16 +321,16 @@ def markdown_table(columns: dict[str, dict[str, str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def make_caption(name: str, pairs: list[root_verbs.Pair], groups: list, how: str) -> str:
-    num_shown = sum(count for _, objects in groups for _, count in objects)
+def make_caption(name: str, pairs: list[root_verbs.Pair], groups: list[Group], how: str) -> str:
+    num_shown = sum(count for group in groups for _, count in group.objects)
     num_pairs = sum(obj is not None for _, obj in pairs)
     return (
         f"Root verbs and direct objects of the instructions in {_shorten(name, 40)}\n"
-        f"Inside: the {len(groups)} most frequent root verbs. Outside: the most frequent direct objects of each, "
-        f"up to {NUM_OBJECTS}, with counts.\n"
+        f"Inside: the {len(groups)} most frequent root verbs that have a direct object. Outside: the most frequent "
+        f"objects of each, up to {NUM_OBJECTS}.\n"
         f"Shown: {num_shown:,} of {len(pairs):,} instructions. A root verb with a direct object was found in "
         f"{_percent(num_pairs, len(pairs))} of them, by {how}.\n"
-        "Angles are in proportion to the counts, but no wedge is narrower than its label."
+        "Numbers count instructions. The outer angles are in proportion to them, but none is narrower than its label."
     )
 
 

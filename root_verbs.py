@@ -86,13 +86,13 @@ MAX_LETTERS = 30  # of a word: the tagger's time for an unknown one grows with t
 
 # The tagger learnt from texts of before 1994. In place of a newer word, or use of a word, it sees an old one like it.
 STAND_INS = {
-    QUOTATION.lower(): ("London", QUOTATION),
-    "prompt": ("hint", "prompt"),
-    "prompts": ("hints", "prompt"),
-    "blog": ("newspaper", "blog"),
-    "blogs": ("newspapers", "blog"),
-    "api": ("program", "api"),
-    "apis": ("programs", "api"),
+    QUOTATION.lower(): "London",
+    "prompt": "hint",
+    "prompts": "hints",
+    "blog": "newspaper",
+    "blogs": "newspapers",
+    "api": "program",
+    "apis": "programs",
 }
 
 BASE_VERB = {"VVB", "VVI", "VDB", "VDI", "VHB", "VHI"}
@@ -126,29 +126,26 @@ def _tagger():
 
 def _tag(sentence: str) -> list[Token]:
     words = [word[:MAX_LETTERS] for word in _WORD.findall(sentence)[:MAX_WORDS]]
-    stand_ins = [STAND_INS.get(word.lower()) for word in words]
-    seen = [stand_in[0] if stand_in else word for word, stand_in in zip(words, stand_ins, strict=True)]
-    tagged = _tagger().tag_sent(seen) if seen else []
+    tags = _tagger().tag_sent([STAND_INS.get(word.lower(), word) for word in words], taglevel=0) if words else []
     tokens = []
-    for word, stand_in, (_, lemma, tag) in zip(words, stand_ins, tagged, strict=True):
+    for word, tag in zip(words, tags, strict=True):
         if word in {"how", "why"}:
             tag = "AVQ"
         elif not any(map(str.isalnum, word)) and tag in NOUN | NAME:
             tag = "PUN"  # = and the like
-        tokens.append(Token(word, stand_in[1] if stand_in else _noun_lemma(word, lemma, tag), tag))
+        tokens.append(Token(word, _lemma(word.lower(), tag), tag))
     return tokens
 
 
-def _noun_lemma(word: str, lemma: str, tag: str) -> str:
+@functools.cache  # the tagger has none, and lemmas would take as long as tags
+def _lemma(word: str, tag: str) -> str:
     """The tagger's lemma, mended where it takes a plural apart wrongly: dependencie, mitosi."""
-    word, lemma = word.lower(), lemma.lower()
-    if tag not in NOUN:
-        return lemma
-    if word.endswith(("sis", "ss", "us")):
+    if tag in NOUN and word.endswith(("sis", "ss", "us")):
         return word
     if tag == "UNC" and word.endswith("s"):
         return word[:-1]
-    if word.endswith("ies") and lemma.endswith("ie"):
+    lemma = _tagger().analyze(word, pos=tag)[0].lower()
+    if tag in NOUN and word.endswith("ies") and lemma.endswith("ie"):
         return max(lemma, lemma[:-2] + "y", key=_log_probability)
     return lemma
 

@@ -16,7 +16,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from test_root_verbs import fake_spacy
 
 import plot_diversity
-from plot_diversity import FIGURE_HEIGHT, FIGURE_WIDTH, MIN_FONT, RADII, Task
+from plot_diversity import FIGURE_HEIGHT, FIGURE_WIDTH, MIN_FONT, RADII, Group, Task
 from utils import UserError
 
 VERBS = ["name", "list", "write", "explain", "describe", "find", "count", "compare", "sort", "suggest", "translate"]
@@ -94,15 +94,15 @@ def test_verbs_and_objects_are_the_most_frequent_ones_ties_in_alphabetical_order
     pairs = [("write", "poem")] * 2 + [("write", "essay")] * 2 + [("write", x) for x in ("d", "c", "b")]
     pairs += [("add", "salt"), ("zip", "file"), ("write", None), (None, None), ("stop", None)]
     assert plot_diversity.most_frequent(pairs) == [
-        ("write", [("essay", 2), ("poem", 2), ("b", 1), ("c", 1)]),
-        ("add", [("salt", 1)]),
-        ("zip", [("file", 1)]),
+        ("write", 7, [("essay", 2), ("poem", 2), ("b", 1), ("c", 1)]),
+        ("add", 1, [("salt", 1)]),
+        ("zip", 1, [("file", 1)]),
     ]
 
 
 def test_twenty_verbs_are_shown_of_more():
     pairs = [(f"verb{n:02}", "object") for n in range(30) for _ in range(n + 1)]
-    shown = [verb for verb, _ in plot_diversity.most_frequent(pairs)]
+    shown = [group.verb for group in plot_diversity.most_frequent(pairs)]
     assert shown == [f"verb{n:02}" for n in range(29, 9, -1)]
 
 
@@ -117,8 +117,10 @@ def test_angles_fill_the_circle_keep_their_floors_and_are_else_in_proportion(ite
 
 
 def test_wide_wedges_are_in_proportion_and_each_verb_spans_its_objects():
-    inner, outer = plot_diversity.lay_out([("write", [("poem", 30), ("essay", 10)]), ("add", [("salt", 20)])])
-    assert [(w.label, w.start, w.end) for w in inner] == [("write", 0, pytest.approx(240)), ("add", 240, 360)]
+    inner, outer = plot_diversity.lay_out(
+        [Group("write", 99, [("poem", 30), ("essay", 10)]), Group("add", 20, [("salt", 20)])]
+    )
+    assert [(w.label, w.start, w.end) for w in inner] == [("write 99", 0, pytest.approx(240)), ("add 20", 240, 360)]
     assert [w.label for w in outer] == ["poem 30", "essay 10", "salt 20"]
     assert [w.end - w.start for w in outer] == pytest.approx([180, 60, 120])
     assert outer[0].hue == outer[1].hue == inner[0].hue != outer[2].hue
@@ -127,8 +129,9 @@ def test_wide_wedges_are_in_proportion_and_each_verb_spans_its_objects():
 def groups_of(num_verbs, num_objects, letters):
     """Verbs and objects with labels of some length; the first has a count that leaves little room for the others."""
     return [
-        (
+        Group(
             f"{v:02}".ljust(letters, "w"),
+            10_000,
             [(f"{o}".ljust(letters, "m"), 9000 if v == o == 0 else 1) for o in range(num_objects)],
         )
         for v in range(num_verbs)
