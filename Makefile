@@ -37,10 +37,10 @@ data: .venv/installed-dev
 	$(BIN)/python -m data.check report
 
 test: .venv/installed-dev lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-all: .venv/installed-dev lint
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not gpu"
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
