@@ -165,7 +165,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.connection.shutdown(socket.SHUT_RDWR)
         elif isinstance(fault, tuple):
             self._send(*fault)
-        elif fault in FAULTS and FAULTS[fault]:
+        elif FAULTS.get(fault):
             self._send(*FAULTS[fault])
         elif fault is None and body.get("stream"):
             self._stream(*owner.reply(self.path, body))
