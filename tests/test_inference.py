@@ -29,7 +29,8 @@ def one_by_one(local: LocalModel, prompt: str, num_tokens: int) -> str:
     ids = torch.tensor([local.encode(prompt)])
     local.model.generation_config.pad_token_id = 0
     output = local.model.generate(ids, max_new_tokens=num_tokens, do_sample=False, eos_token_id=list(local.eos_ids))
-    return local.tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True).strip()
+    response = [token for token in output[0, ids.shape[1] :].tolist() if token not in local.eos_ids]
+    return local.tokenizer.decode(response, skip_special_tokens=True).strip()
 
 
 @pytest.mark.parametrize("kind", ["tiny_llama", "tiny_opt"])
@@ -40,7 +41,8 @@ def test_batches_give_the_greedy_responses_of_generate(kind, batch_size, request
     assert sorted(i for i, _, _ in results) == list(range(len(PROMPTS)))
     for i, response, _ in results:
         assert response == one_by_one(local, PROMPTS[i], 40)
-    assert {"stop", "length"} == {why for _, _, why in results}  # both ways out were taken
+    if kind == "tiny_llama":  # the random OPT repeats one token
+        assert {"stop", "length"} == {why for _, _, why in results}
 
 
 def test_a_response_ends_where_the_model_has_no_more_positions(tiny_opt):
