@@ -20,10 +20,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from append_only import AppendOnlyFile, read_settings_and_rows
-from evaluation_files import Pair, Task, load_pairs, load_tasks, prediction, read_text
+from evaluation_files import Pair, Task, load_pairs, load_tasks, prediction
 from inference import Decoding
 from preferences import human_table, judge_table
-from utils import UserError, format_prompt, jdump, jload, run_commands
+from utils import UserError, format_prompt, jdump, jload, read_text, run_commands
 
 # ---- Responses ----
 

@@ -95,6 +95,9 @@ class Teacher:
                 elif (api, arguments) == (self.api, self._arguments(prompts, max_tokens)):
                     self._adapt(error, arguments)
 
+    async def close(self) -> None:
+        await self._client.close()
+
     def _arguments(self, prompts: list[str], max_tokens: int) -> dict:
         """The body of a request."""
         arguments = {"model": self.model_name, self._max_tokens_name: max_tokens, **self._sampling}
