@@ -260,6 +260,34 @@ def pair_settings(kind: str, names: tuple[str, str], pairs: list[Pair]) -> dict:
 # ---- Verdicts of people ----
 
 
+def human(
+    predictions_1: str,
+    predictions_2: str,
+    output_path: str,
+    seed: int = 0,
+    host: str = "127.0.0.1",
+    port: int = 7861,
+) -> None:
+    """Serve a web page on which people compare two models' responses blindly; Ctrl-C ends and prints the table.
+
+    Args:
+        predictions_1: a model's responses, in AlpacaEval's or Self-Instruct's format.
+        predictions_2: the other model's, to the same instructions.
+        output_path: JSON lines file that gets each vote before the rater sees the next pair.
+        seed: of the raters' random orders; each rater has another one.
+        host: address to serve at; 0.0.0.0 lets in whoever reaches this machine.
+        port: port to serve at.
+    """
+    from rating_page import CSS, BlindEvaluation, build_page, keyboard
+    from web_page import check_port, serve
+
+    names, pairs = load_pairs(predictions_1, predictions_2)
+    check_port(host, port)
+    with AppendOnlyFile(output_path, {**pair_settings("human", names, pairs), "seed": seed}) as file:
+        serve(build_page(BlindEvaluation(pairs, file, seed)), host, port, CSS, keyboard())
+        print(human_table(names, file.rows))
+
+
 def report(verdicts_path: str) -> None:
     """Print the table of a file that `judge` or `human` has written, also while it is being written.
 
@@ -274,4 +302,4 @@ def report(verdicts_path: str) -> None:
 
 
 if __name__ == "__main__":
-    run_commands({"generate": generate, "judge": judge, "report": report})
+    run_commands({"generate": generate, "judge": judge, "human": human, "report": report})
