@@ -232,7 +232,7 @@ def build_page(respond, defaults: Decoding, max_concurrent_generations: int):
         input = gr.Textbox(label="Input (optional)", lines=2, max_length=MAX_CHARS, elem_id="input")
         with gr.Row(elem_classes="buttons"):
             run = gr.Button("Respond", variant="primary", elem_id="run", min_width=120)
-            stop = gr.Button("Stop", variant="stop", elem_id="stop", min_width=120)
+            stop = gr.Button("Stop", elem_id="stop", min_width=120)
         response = gr.Textbox(
             label="Response", lines=6, max_lines=30, interactive=False, buttons=["copy"], elem_id="response"
         )

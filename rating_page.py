@@ -34,8 +34,11 @@ CSS = """
 #task .html-container, #left .html-container, #right .html-container { padding: 0 !important; }
 .responses { gap: 12px !important; align-items: stretch !important; }
 .responses > * { flex: 1 1 300px !important; min-width: min(300px, 100%) !important; }
-.votes { position: sticky; bottom: 0; z-index: 5; padding: 8px 0; gap: 8px !important; flex-wrap: wrap !important;
+/* Always in reach, however long the responses are. */
+.votes { position: fixed; bottom: 0; left: 0; right: 0; z-index: 5; max-width: 1100px; margin: 0 auto;
+         padding: 8px 14px; gap: 8px !important; flex-wrap: wrap !important; box-sizing: border-box;
          background: var(--body-background-fill); }
+.gradio-container main { padding-bottom: 130px !important; }
 .votes button { flex: 1 1 150px !important; min-width: 150px !important; }
 """
 HEAD = """<script>
