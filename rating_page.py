@@ -35,11 +35,12 @@ CSS = """
 .responses { gap: 12px !important; align-items: stretch !important; }
 .responses > * { flex: 1 1 300px !important; min-width: min(300px, 100%) !important; }
 /* Always in reach, however long the responses are. */
-.votes { position: fixed; bottom: 0; left: 0; right: 0; z-index: 5; max-width: 1100px; margin: 0 auto;
+.votes { position: fixed; bottom: 0; left: 0; right: 0; z-index: 5; max-width: 1036px; margin: 0 auto;
          padding: 8px 14px; gap: 8px !important; flex-wrap: wrap !important; box-sizing: border-box;
          background: var(--body-background-fill); }
 .gradio-container main { padding-bottom: 130px !important; }
-.votes button { flex: 1 1 150px !important; min-width: 150px !important; }
+.votes { align-items: stretch !important; }
+.votes button { flex: 1 1 150px !important; min-width: 150px !important; padding: 8px 4px !important; }
 """
 HEAD = """<script>
 document.addEventListener("keydown", (event) => {
