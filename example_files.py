@@ -48,8 +48,11 @@ def read_rows(data_path: str, cache_dir: str | None) -> list:
         return read_hub_dataset(data_path, cache_dir)
     if path.is_dir():
         raise UserError(f"{data_path}: a folder; --data_path takes a JSON, JSON lines or Parquet file.")
-    with open(path, "rb") as f:
-        start = f.read(4)
+    try:
+        with open(path, "rb") as f:
+            start = f.read(4)
+    except OSError as error:
+        raise UserError(f"{data_path}: cannot be read ({error.strerror}).") from None
     if start == b"PAR1":
         return read_parquet(path)
     if start.lstrip()[:1] != b"{":
@@ -62,13 +65,14 @@ def read_rows(data_path: str, cache_dir: str | None) -> list:
 
 def read_json_lines(path: Path) -> list:
     rows = []
-    with open(path, encoding="utf-8") as f:
-        for number, line in enumerate(f, start=1):
-            if line.strip():
-                try:
-                    rows.append(json.loads(line))
-                except json.JSONDecodeError as error:
-                    raise UserError(f"{path}, line {number}: not JSON ({error.msg}).") from None
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        if line.strip():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise UserError(f"{path}, line {number}: not JSON ({error.msg}).") from None
+            except UnicodeDecodeError:
+                raise UserError(f"{path}, line {number}: not UTF-8 text.") from None
     return rows
 
 

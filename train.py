@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import accelerate
+import numpy as np
 import torch
 import transformers
 from torch.utils.data import Dataset
@@ -29,6 +30,7 @@ from transformers.trainer_pt_utils import BatchRebalanceSampler
 
 import adapters
 import memory_table
+import tokenization
 from adapters import LoraArguments
 from checkpoints import CheckpointingTrainer, SaveAndStopOnSigterm, checkpoint_to_resume
 from example_files import load_examples
@@ -55,9 +57,12 @@ class SupervisedDataset(Dataset):
         examples = load_examples(data_path, cache_dir)
         sources = [format_prompt(example["instruction"], example["input"]) for example in examples]
         targets = [example["output"] + tokenizer.eos_token for example in examples]
-        texts = [source + target for source, target in zip(sources, targets, strict=True)]
-        self.input_ids = [torch.tensor(ids) for ids in tokenize(texts, tokenizer)]
-        self.source_lens = [len(ids) for ids in tokenize(sources, tokenizer)]
+        self.input_ids, self.offsets, self.source_lens = tokenization.cached(
+            tokenization.cache_key(sources, targets, tokenizer),
+            cache_dir,
+            compute=lambda: tokenization.tokenize(sources, targets, tokenizer),
+        )
+        self.lengths = np.diff(self.offsets)
         self.model_max_length = tokenizer.model_max_length
         if self.num_without_label() == len(self):
             raise UserError(
@@ -66,30 +71,25 @@ class SupervisedDataset(Dataset):
             )
 
     def __len__(self) -> int:
-        return len(self.input_ids)
+        return len(self.lengths)
 
     def __getitem__(self, i: int) -> dict[str, torch.Tensor]:
-        labels = self.input_ids[i].clone()
+        input_ids = torch.from_numpy(self.input_ids[self.offsets[i] : self.offsets[i + 1]].astype(np.int64))
+        labels = input_ids.clone()
         labels[: self.source_lens[i]] = IGNORE_INDEX
-        return {"input_ids": self.input_ids[i], "labels": labels}
+        return {"input_ids": input_ids, "labels": labels}
 
     def num_without_label(self) -> int:
         """How many examples were cut off before their response begins, so that nothing is learnt from them."""
-        return sum(n >= len(ids) for n, ids in zip(self.source_lens, self.input_ids, strict=True))
+        return int((self.source_lens >= self.lengths).sum())
 
     def summary(self) -> str:
         """One line on what the data lost, since truncation cannot be seen in the loss."""
-        lens = [len(ids) for ids in self.input_ids]
         return (
-            f"{len(self):,} examples of {sum(lens) / len(lens):.0f} tokens on average, {max(lens)} at most; "
-            f"{sum(n == self.model_max_length for n in lens):,} reach --model_max_length {self.model_max_length}, "
+            f"{len(self):,} examples of {self.lengths.mean():.0f} tokens on average, {self.lengths.max()} at most; "
+            f"{(self.lengths == self.model_max_length).sum():,} reach --model_max_length {self.model_max_length}, "
             f"{self.num_without_label():,} have no response left"
         )
-
-
-def tokenize(texts: list[str], tokenizer: transformers.PreTrainedTokenizerBase) -> list[list[int]]:
-    """Token ids of each text, cut off at tokenizer.model_max_length."""
-    return tokenizer(texts, truncation=True)["input_ids"]
 
 
 @dataclass
@@ -114,12 +114,23 @@ class DataCollatorForSupervisedDataset:
 
 
 def load_tokenizer(model_name_or_path: str, cache_dir: str | None, model_max_length: int):
+    """The tokenizer with every special token and a chat template, and how many tokens had to be added for that."""
+    options = {"cache_dir": cache_dir, "model_max_length": model_max_length, "padding_side": "right"}
     try:
-        return transformers.AutoTokenizer.from_pretrained(
-            model_name_or_path, cache_dir=cache_dir, model_max_length=model_max_length, padding_side="right"
-        )
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(model_name_or_path, **options)
+        except RecursionError:
+            # The first LLaMA conversions have "" for the names of these tokens; transformers 5.23 loops on that.
+            options |= {name: token for name, token in SPECIAL_TOKENS.items() if name != "pad_token"}
+            tokenizer = transformers.AutoTokenizer.from_pretrained(model_name_or_path, **options)
     except (OSError, ValueError) as error:
         raise UserError(f"{model_name_or_path}: no tokenizer ({' '.join(str(error).split())}).") from None
+    num_new_tokens = tokenizer.add_special_tokens(missing_special_tokens(tokenizer))
+    if isinstance(tokenizer, transformers.LlamaTokenizer) and "add_bos_token" not in tokenizer.init_kwargs:
+        # transformers 5.23 forgets this default of LLaMA's where a checkpoint has a tokenizer.model only.
+        tokenizer.add_bos_token = True
+    tokenizer.chat_template = chat_template(tokenizer)
+    return tokenizer, num_new_tokens
 
 
 def missing_special_tokens(tokenizer: transformers.PreTrainedTokenizerBase) -> dict[str, str]:
@@ -304,7 +315,7 @@ class AlpacaTrainer(CheckpointingTrainer):
         if not args.balance_batches or args.train_sampling_strategy != "random":
             return super()._get_train_sampler(train_dataset)
         self.train_sampler = BatchRebalanceSampler(
-            lengths=[len(input_ids) for input_ids in self.train_dataset.input_ids],
+            lengths=self.train_dataset.lengths.tolist(),
             effective_batch_size=args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
             dp_size=args.world_size,
             grad_accum=args.gradient_accumulation_steps,
@@ -359,10 +370,11 @@ def train() -> None:
     adapters.check(lora_args, meta_model, model_args.init_from_config)
     checkpoint = checkpoint_to_resume(training_args.resume_from_checkpoint, training_args.output_dir, say)
 
-    tokenizer = load_tokenizer(model_args.model_name_or_path, training_args.cache_dir, training_args.model_max_length)
-    num_new_tokens = tokenizer.add_special_tokens(missing_special_tokens(tokenizer))
-    tokenizer.chat_template = chat_template(tokenizer)
-    train_dataset = SupervisedDataset(data_args.data_path, tokenizer, training_args.cache_dir)
+    tokenizer, num_new_tokens = load_tokenizer(
+        model_args.model_name_or_path, training_args.cache_dir, training_args.model_max_length
+    )
+    with training_args.main_process_first(desc="tokenization"):  # the other ranks find its result in the cache
+        train_dataset = SupervisedDataset(data_args.data_path, tokenizer, training_args.cache_dir)
     say(train_dataset.summary())
     show_memory_table(meta_model, lora_args, training_args)
 

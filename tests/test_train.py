@@ -1,11 +1,14 @@
 """train.py in parts: labels, batches, new embedding rows, the chat template, flags, the memory table."""
 
 import json
+import re
+import shlex
 import types
 
 import pytest
 import torch
 import transformers
+from conftest import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -28,9 +31,7 @@ EXAMPLES = [
 
 @pytest.fixture(params=["tiny_llama", "tiny_opt"])
 def tokenizer(request):
-    tokenizer = train.load_tokenizer(str(request.getfixturevalue(request.param)), None, 128)
-    tokenizer.add_special_tokens(train.missing_special_tokens(tokenizer))
-    return tokenizer
+    return train.load_tokenizer(str(request.getfixturevalue(request.param)), None, 128)[0]
 
 
 def reference_example(example, tokenizer):
@@ -157,7 +158,6 @@ def test_missing_tokens_are_added_in_the_original_order(tiny_llama):
 
 
 def render(tokenizer, messages, **options):
-    tokenizer.chat_template = train.chat_template(tokenizer)
     return tokenizer.apply_chat_template(messages, add_generation_prompt=True, **options)
 
 
@@ -245,6 +245,16 @@ def test_the_shipped_configurations_hold_the_published_hyperparameters(name, lea
     assert (args.model_max_length, args.get_warmup_steps(100), args.lr_scheduler_type) == (512, 3, "cosine")
 
 
+def test_the_command_lines_of_the_readme_are_accepted():
+    text = (ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    commands = re.findall(r"^torchrun .*train\.py +(--.*)$", text, re.MULTILINE)
+    assert len(commands) == 2
+    for command in commands:
+        args = parse(*shlex.split(command.replace("<llama checkpoint and tokenizer>", "llama").replace("<out>", "out")))
+        assert (args.learning_rate, args.num_train_epochs, args.save_steps) == (2e-5, 3, 2000)
+        assert args.per_device_train_batch_size * args.gradient_accumulation_steps * 4 == 128
+
+
 # ---- Data files ----
 
 
@@ -263,6 +273,16 @@ def test_json_lines_parquet_and_a_list_hold_the_same_examples(tmp_path):
 def test_a_missing_input_is_an_empty_one(tmp_path):
     jdump([{"instruction": "Say hi.", "output": "Hi."}], tmp_path / "a.json")
     assert example_files.load_examples(str(tmp_path / "a.json"))[0]["input"] == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b'{"instruction": "a", "output": "b"}\n\xff\n', "line 2"), (b'"text"', "str, not a list"), (b"PAR1x", "Parquet")],
+)
+def test_a_damaged_file_is_one_clear_line(tmp_path, content, message):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        example_files.load_examples(str(tmp_path / "a.json"))
 
 
 # ---- Memory table ----

@@ -151,11 +151,77 @@ def test_sharded_training_really_shards(tiny_llama, data_path, tmp_path):
     assert "rank 1 first shard (200, 64)" in stderr
 
 
-def test_one_process_and_two_ranks_follow_one_loss_curve(tiny_llama, data_path, tmp_path):
-    flags = ["--model_name_or_path", tiny_llama, "--data_path", data_path, *RECIPE, "--max_steps", 4]
-    run(python(*flags, "--output_dir", tmp_path / "one", "--gradient_accumulation_steps", 4))
+def test_one_process_without_the_speed_ups_and_two_ranks_with_them_train_alike(tiny_llama, data_path, tmp_path):
+    # 96 examples in steps of 20: the last step of an epoch is a short one
+    flags = ["--model_name_or_path", tiny_llama, "--data_path", data_path, *RECIPE, "--num_train_epochs", 2]
+    flags += ["--per_device_train_batch_size", 5]
+    plain = ["--balance_batches", False, "--skip_prompt_logits", False]
+    run(python(*flags, *plain, "--output_dir", tmp_path / "one", "--gradient_accumulation_steps", 4))
     run(torchrun(*flags, "--output_dir", tmp_path / "two", *FSDP, "LlamaDecoderLayer"))
     assert losses(tmp_path / "one") == pytest.approx(losses(tmp_path / "two"), abs=1e-4)
+    assert_close_weights(tmp_path / "one", tmp_path / "two")
+
+
+def assert_close_weights(one, other):
+    from safetensors.torch import load_file
+
+    one, other = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
+    assert one.keys() == other.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_two_torchrun_agents_train_to_the_weights_of_one(tiny_llama, data_path, tmp_path):
+    flags = ["--model_name_or_path", tiny_llama, "--data_path", data_path, *RECIPE, "--max_steps", 3]
+    run(torchrun(*flags, "--output_dir", tmp_path / "one"))
+    command = torchrun(*flags, "--output_dir", tmp_path / "two", num_processes=1)
+    nodes = ["--nnodes=2", "--master_addr=127.0.0.1"]
+    other = start([*command[:3], *nodes, "--node_rank=1", *command[3:]])
+    run([*command[:3], *nodes, "--node_rank=0", *command[3:]])
+    assert other.wait(timeout=60) == 0
+    other.stderr.close()
+    assert weights(tmp_path / "one") == weights(tmp_path / "two")
+
+
+# ---- Adapters ----
+
+
+@pytest.mark.parametrize(
+    ("launch", "flags"), [(python, []), (torchrun, [*FSDP, "LlamaDecoderLayer"])], ids=["one process", "FSDP"]
+)
+def test_the_merged_model_equals_base_and_adapter(launch, flags, tiny_llama, data_path, tmp_path):
+    import peft
+    import transformers
+
+    out = tmp_path / "out"
+    recipe = ["--model_name_or_path", tiny_llama, "--data_path", data_path, "--output_dir", out, *RECIPE, *flags]
+    stderr = run(launch(*recipe, "--max_steps", 4, "--lora_rank", 4, "--merge_lora", True))
+    assert re.search(r"0\.1 million parameters, 0\.0 million of them trained", stderr)
+    config = json.loads((out / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(tiny_llama)
+    assert sorted(config["target_modules"]) == ["k_proj", "q_proj", "v_proj"]
+
+    base = transformers.AutoModelForCausalLM.from_pretrained(tiny_llama)
+    merged = transformers.AutoModelForCausalLM.from_pretrained(out)
+    changed = {name for name, tensor in base.state_dict().items() if tensor.shape != merged.state_dict()[name].shape}
+    assert changed == {"model.embed_tokens.weight", "lm_head.weight"}, "the row of [PAD]"
+    for name, tensor in base.state_dict().items():
+        is_adapted = any(target in name for target in config["target_modules"])
+        assert torch.equal(tensor, merged.state_dict()[name][: len(tensor)]) != is_adapted, name
+    adapted = peft.PeftModel.from_pretrained(base, out / "adapter").eval()
+    input_ids = torch.arange(3, 60)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(merged(input_ids).logits[..., :400], adapted(input_ids).logits, rtol=1e-4, atol=1e-5)
+
+
+def test_a_killed_and_resumed_adapter_is_the_same_bit_for_bit(tiny_llama, data_path, tmp_path):
+    recipe = ["--model_name_or_path", tiny_llama, "--data_path", data_path, *RECIPE, "--max_steps", 6]
+    recipe += ["--save_steps", 1, "--lora_rank", 4, "--resume_from_checkpoint", True]
+    run(python(*recipe, "--output_dir", tmp_path / "whole"))
+    kill_at(python(*recipe, "--output_dir", tmp_path / "killed"), 3, 0.02)
+    assert "continuing from" in run(python(*recipe, "--output_dir", tmp_path / "killed"))
+    name = "adapter_model.safetensors"
+    assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 # ---- Kill and resume ----
@@ -258,6 +324,11 @@ def mistakes(tiny_llama, data_path, tmp_path_factory):
         "output not writable": ({"--output_dir": tmp / "file" / "out"}, ["--output_dir", "cannot be written"]),
         "no such config": ({"--config": tmp / "none.yaml"}, ["none.yaml", "cannot be read"]),
         "no such checkpoint": ({"--resume_from_checkpoint": tmp / "none"}, ["not a whole checkpoint", "no such"]),
+        "no such layer": (
+            {"--lora_rank": "4", "--lora_target_modules": "q_prj"},
+            ["--lora_target_modules q_prj", "q_proj"],
+        ),
+        "merge without adapter": ({"--merge_lora": "True"}, ["--lora_rank"]),
         "contradiction": ({"--eval_strategy": "steps", "--logging_steps": "0"}, ["--logging_steps"]),
     }  # fmt: skip
 
@@ -274,7 +345,7 @@ def mistakes(tiny_llama, data_path, tmp_path_factory):
 MISTAKES = (
     "data missing, data flag missing, not JSON, not JSON lines, empty list, no object, no output, not text, too long, "
     "model missing, no weights, unknown flag, bad value, output not writable, no such config, no such checkpoint, "
-    "contradiction"
+    "no such layer, merge without adapter, contradiction"
 ).split(", ")
 
 
