@@ -105,7 +105,9 @@ def check_complete(output_path: str, tasks: list[Task], generator: str) -> None:
     """Raise UserError where a file that exists is not the complete output of this command."""
     entries = jload(output_path)
     expected = [(task.text, generator) for task in tasks]
-    if not isinstance(entries, list) or expected != [(e.get("instruction"), e.get("generator")) for e in entries]:
+    if not isinstance(entries, list) or expected != [
+        (entry.get("instruction"), entry.get("generator")) for entry in entries if isinstance(entry, dict)
+    ]:
         raise UserError(f"{output_path} exists and holds something else. Name another file, or move it away.")
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from append_only import AppendOnlyFile
 from evaluation_files import Pair
+from utils import UserError
 from web_page import import_gradio
 
 if typing.TYPE_CHECKING:
@@ -139,7 +140,10 @@ def build_page(evaluation: BlindEvaluation) -> "gradio.Blocks":
         rater = clean(name)
         if not rater or not shown_position.isdecimal():
             return {message: "Please reload the page and enter your name again."}
-        evaluation.vote(rater, int(shown_position), verdict)
+        try:
+            evaluation.vote(rater, int(shown_position), verdict)
+        except UserError as error:  # a full disk: the pair stays until its vote is saved
+            raise gr.Error(html.escape(str(error)), print_exception=False) from None
         return show(rater)
 
     with gr.Blocks(title="Which response is better?", analytics_enabled=False) as page:

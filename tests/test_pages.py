@@ -3,6 +3,8 @@
 import contextlib
 import json
 import os
+import pty
+import select
 import signal
 import socket
 import subprocess
@@ -314,3 +316,39 @@ def test_a_conversation_in_the_terminal_streams_from_a_server():
     assert_fails_in_one_line(
         run_script("demo.py", "chat", "--model_name", "m", OPENAI_BASE_URL=server.url), "no server at"
     )
+
+
+def test_a_conversation_in_the_terminal_goes_on_after_a_response_is_stopped(tiny_llama):
+    terminal, other_end = pty.openpty()
+    command = [sys.executable, "demo.py", "chat", "--model_name_or_path", tiny_llama, "--max_new_tokens", "900"]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdin=other_end, stdout=other_end, stderr=other_end, start_new_session=True
+    )
+    os.close(other_end)
+    printed = b""
+
+    def read_until(text: bytes) -> None:
+        nonlocal printed
+        while text not in printed:
+            assert select.select([terminal], [], [], 60)[0], printed
+            printed += os.read(terminal, 1 << 16)
+        printed = printed.partition(text)[2]
+
+    try:
+        read_until(b"Ctrl-D ends the conversation.")
+        read_until(b"Instruction: ")
+        os.write(terminal, b"Say hi.\n")
+        read_until(b"Input (Enter for none): ")
+        os.write(terminal, b"\n")
+        read_until(b"Response: ")
+        while len(printed) < 30:
+            printed += os.read(terminal, 1 << 16)
+        process.send_signal(signal.SIGINT)
+        read_until(b"[stopped]")
+        read_until(b"Instruction: ")
+        os.write(terminal, b"\x04")
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(terminal)
