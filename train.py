@@ -32,9 +32,9 @@ import adapters
 import memory_table
 import tokenization
 from adapters import LoraArguments
-from checkpoints import CheckpointingTrainer, SaveAndStopOnSigterm, checkpoint_to_resume
 from example_files import load_examples
 from response_loss import compute_loss_on_response_only
+from training_checkpoints import CheckpointingTrainer, SaveAndStopOnSigterm, checkpoint_to_resume
 from training_flags import ModelArguments, TrainingArguments, parse_arguments, say
 from utils import PROMPT_INPUT, PROMPT_NO_INPUT, UserError, format_prompt, jload
 

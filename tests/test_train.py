@@ -12,11 +12,11 @@ from conftest import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import checkpoints
 import example_files
 import memory_table
 import response_loss
 import train
+import training_checkpoints as checkpoints
 import training_flags
 from utils import UserError, format_prompt, jdump
 
