@@ -13,11 +13,19 @@ from utils import UserError, format_prompt
 PROMPTS = [format_prompt("Say why. " * n, "pear, apple" if n % 2 else "") for n in (3, 1, 9, 5, 2, 7, 1)]
 
 
-def with_end_of_text(path, folder):
-    """A copy of a random model in which so many tokens end the text that some responses end early."""
+def lively(path, folder):
+    """A copy of a random model whose next token depends on every token and position before, and in which so many
+    tokens end the text that some responses end early."""
     model = transformers.AutoModelForCausalLM.from_pretrained(path)
+    model.config.tie_word_embeddings = False
+    torch.manual_seed(1)
     with torch.no_grad():
-        model.get_output_embeddings().weight *= 8  # clear winners: greedy decoding must not hang on rounding
+        for name, weight in model.named_parameters():
+            if "layers." in name or "positions" in name:
+                weight *= 8 if weight.dim() == 2 else 1
+        # Not the transposed embeddings: those repeat the last token for ever.
+        head = model.get_output_embeddings()
+        head.weight = torch.nn.Parameter(torch.randn_like(head.weight))
     model.generation_config.eos_token_id = [2, *range(5, 300, 20)]
     model.save_pretrained(folder)
     transformers.AutoTokenizer.from_pretrained(path).save_pretrained(folder)
@@ -36,13 +44,13 @@ def one_by_one(local: LocalModel, prompt: str, num_tokens: int) -> str:
 @pytest.mark.parametrize("kind", ["tiny_llama", "tiny_opt"])
 @pytest.mark.parametrize("batch_size", [1, 3, 32])
 def test_batches_give_the_greedy_responses_of_generate(kind, batch_size, request, tmp_path):
-    local = load_model(str(with_end_of_text(request.getfixturevalue(kind), tmp_path / "model")))
+    local = load_model(str(lively(request.getfixturevalue(kind), tmp_path / "model")))
     results = list(generate(local, PROMPTS, Decoding(max_new_tokens=40), batch_size))
     assert sorted(i for i, _, _ in results) == list(range(len(PROMPTS)))
     for i, response, _ in results:
         assert response == one_by_one(local, PROMPTS[i], 40)
-    if kind == "tiny_llama":  # the random OPT repeats one token
-        assert {"stop", "length"} == {why for _, _, why in results}
+    assert {"stop", "length"} == {why for _, _, why in results}  # both ways out were taken
+    assert len({response for _, response, _ in results}) == len(PROMPTS) - 1  # two prompts are the same
 
 
 def test_a_response_ends_where_the_model_has_no_more_positions(tiny_opt):
