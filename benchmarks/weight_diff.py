@@ -1,0 +1,179 @@
+"""Memory and time of weight_diff.py on a model of 1.2 billion parameters and on one of half the size.
+
+  python benchmarks/weight_diff.py --folder /tmp/weight_diff_benchmark | tee benchmarks/results/weight_diff.txt
+
+The base is float16, the tuned model float32, both LLaMAs with random weights in several shards. Each command is a
+process of its own; its peak memory is the resident set that the kernel saw, imports included. Beside it stand `cp`
+of the files that the command reads, `cp` of the files that it writes, and a script that loads both models. All files
+are in the page cache before a timing starts, if they fit there, and on disk (sync) when it ends. Needs 40 GB of disk
+and, for the script that loads both models, 11 GB of memory; --without_plain leaves that one out.
+"""
+
+# Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+import transformers
+from tokenizers import Tokenizer, models
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+ROOT = Path(__file__).parent.parent
+VOCABULARY = 32000
+LAYERS = {"whole": 22, "half": 10}
+
+
+def save_models(folder: Path, num_layers: int) -> int:
+    """Save base (float16, no pad token) and tuned model (float32, with [PAD]); return the number of parameters."""
+    torch.manual_seed(0)
+    words = {"<unk>": 0, "<s>": 1, "</s>": 2, **{f"word{i}": i for i in range(3, VOCABULARY)}}
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel(words, "<unk>")), unk_token="<unk>", bos_token="<s>"
+    )
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=2048,
+        intermediate_size=5504,
+        num_hidden_layers=num_layers,
+        num_attention_heads=16,
+        tie_word_embeddings=False,
+    )
+    model = LlamaForCausalLM(config)
+    model.half().save_pretrained(folder / "base", max_shard_size="1GB")
+    tokenizer.save_pretrained(folder / "base")
+    model.float()
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    model.resize_token_embeddings(VOCABULARY + 1, mean_resizing=False)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape), alpha=1e-3)
+    model.save_pretrained(folder / "tuned", max_shard_size="1GB")
+    tokenizer.save_pretrained(folder / "tuned")
+    return model.num_parameters()
+
+
+def timed(*command: str) -> tuple[float, float]:
+    """Seconds until the command has ended and its files are on disk, and its peak memory in GB."""
+    os.sync()
+    start = time.perf_counter()
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    os.sync()
+    seconds = time.perf_counter() - start
+    if status:
+        raise SystemExit(f"failed: {' '.join(map(str, command))}")
+    return seconds, usage.ru_maxrss * 1024 / 1e9
+
+
+def measure(name: str, command: list, output: Path, repeats: int, warm: list[Path]) -> dict:
+    """Median and range of a command that writes the folder output; the last output stays."""
+    times, memory = [], []
+    for _ in range(repeats):
+        shutil.rmtree(output, ignore_errors=True)
+        for path in warm:
+            for file in path.iterdir():
+                with open(file, "rb", buffering=0) as f:
+                    while f.read(1 << 24):
+                        pass
+        seconds, peak = timed(*map(str, command))
+        times.append(seconds)
+        memory.append(peak)
+    num_bytes = sum(file.stat().st_size for file in output.iterdir())
+    return {
+        "command": name,
+        "sec": round(statistics.median(times), 2),
+        "sec_min": round(min(times), 2),
+        "sec_max": round(max(times), 2),
+        "peak_gb": round(max(memory), 3),
+        "written_gb": round(num_bytes / 1e9, 2),
+    }
+
+
+def benchmark(folder: Path, repeats: int, with_plain: bool) -> list[dict]:
+    """All commands on the models in folder. Outputs that nobody needs any more are removed at once."""
+    base, tuned, diff, recovered = (folder / name for name in ("base", "tuned", "diff", "recovered"))
+    copy, script, plain = folder / "copy", ROOT / "weight_diff.py", ROOT / "tests" / "plain_weight_diff.py"
+    rows = []
+
+    def run(name: str, command: list, output: Path, warm: list[Path], times: int = repeats, keep: bool = False) -> None:
+        rows.append(measure(name, command, output, times, warm))
+        if not keep:
+            shutil.rmtree(output)
+
+    def copies(sources: list[Path], what: str) -> None:
+        files = [file for source in sources for file in source.iterdir()]
+        names = " ".join(f"'{file}' '{copy}/{file.parent.name}-{file.name}'" for file in files)
+        loop = f'mkdir \'{copy}\'; set -- {names}; while [ $# -gt 0 ]; do cp "$1" "$2"; shift 2; done'
+        run(f"cp of what {what}", ["sh", "-c", loop], copy, sources)
+
+    make = [sys.executable, script, "make_diff", "--path_raw", base, "--path_tuned", tuned, "--path_diff", diff]
+    back = [sys.executable, script, "recover", "--path_raw", base, "--path_diff", diff, "--path_tuned", recovered]
+    back += ["--test_inference", "False"]
+    copies([base, tuned], "make_diff reads")
+    run("make_diff --exact True", [*make, "--exact", "True"], diff, [base, tuned], keep=True)
+    run("recover (exact)", back, recovered, [base, diff])
+    run("make_diff", make, diff, [base, tuned], keep=True)
+    run("recover", back, recovered, [base, diff])
+    copies([base, diff], "recover reads")
+    copies([diff], "both write")
+    shutil.rmtree(diff)
+    if with_plain:
+        run("plain make_diff", [sys.executable, plain, "make_diff", base, tuned, diff], diff, [base, tuned], 1, True)
+        run("plain recover", [sys.executable, plain, "recover", base, diff, recovered], recovered, [base, diff], 1)
+        shutil.rmtree(diff)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, required=True, help="a new folder, removed in the end")
+    parser.add_argument("--repeats", type=int, default=3, help="timings per command")
+    parser.add_argument("--without_plain", action="store_true", help="leave out the script that loads both models")
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True)
+    cpu = platform.processor() or platform.machine()
+    with open("/proc/cpuinfo", encoding="utf-8") as f:
+        cpu = next((line.split(":")[1].strip() for line in f if line.startswith("model name")), cpu)
+    machine = {
+        "cpu": f"{len(os.sched_getaffinity(0))} cores, {cpu}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+    results = {}
+    try:
+        for size, num_layers in LAYERS.items():
+            folder = arguments.folder / size
+            count = save_models(folder, num_layers)
+            results[size] = {
+                "parameters": count,
+                "rows": benchmark(folder, arguments.repeats, not arguments.without_plain),
+            }
+            shutil.rmtree(folder)
+    finally:
+        shutil.rmtree(arguments.folder)
+    print(", ".join(f"{key} {value}" for key, value in machine.items()))
+    for size, result in results.items():
+        print(
+            f"\n{result['parameters'] / 1e9:.3f} billion parameters, base float16, tuned float32, {arguments.repeats} runs"
+        )
+        print(f"{'':26}{'median':>9}{'range':>17}{'peak memory':>14}{'written':>10}")
+        for row in result["rows"]:
+            spread = f"{row['sec_min']:.1f} to {row['sec_max']:.1f} s"
+            print(
+                f"{row['command']:26}{row['sec']:>7.1f} s{spread:>17}{row['peak_gb']:>11.3f} GB{row['written_gb']:>7.2f} GB"
+            )
+    print("\n" + json.dumps({"machine": machine, "results": results}))
+
+
+if __name__ == "__main__":
+    main()
