@@ -204,7 +204,7 @@ def _pickled_tensors(path: Path) -> dict[str, StoredTensor]:
     except pickle.UnpicklingError:
         raise UserError(f"{path}: refused, this pickle is more than tensors and could run code.") from None
     except (RuntimeError, ValueError, EOFError, OSError, KeyError) as error:
-        raise UserError(f"{path}: truncated or damaged ({str(error).splitlines()[0]}). Copy it again.") from None
+        raise UserError(f"{path}: truncated or damaged ({first_line(error)}). Copy it again.") from None
     if not isinstance(state_dict, dict) or not all(isinstance(t, torch.Tensor) for t in state_dict.values()):
         raise UserError(f"{path}: not a state dict, which maps names to tensors and nothing else.")
     tensors, file_bytes = {}, path.stat().st_size
@@ -219,6 +219,16 @@ def _pickled_tensors(path: Path) -> dict[str, StoredTensor]:
             raise UserError(f"{path}: ends before tensor {name} does; truncated? Copy it again.")
         tensors[name] = tensor
     return tensors
+
+
+def first_line(error: Exception) -> str:
+    """What a library's error says, as a part of one line."""
+    return (str(error).strip() or repr(error)).splitlines()[0].rstrip(".")
+
+
+def size_text(num_bytes: float) -> str:
+    """Bytes for people, such as "26.95 GB"."""
+    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.2f} MB"
 
 
 @contextlib.contextmanager
@@ -282,7 +292,7 @@ def _check_disk_space(directory: Path, num_bytes: int) -> None:
     free = shutil.disk_usage(directory).free
     if num_bytes > free:
         raise UserError(
-            f"{directory.parent}: {num_bytes / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free. "
+            f"{directory.parent}: {size_text(num_bytes)} needed, {size_text(free)} free. "
             "Free some space, or name a folder on another disk."
         )
 

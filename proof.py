@@ -189,7 +189,7 @@ def _place_in_state_dict(name: str) -> tuple:
     return (0,) if "embed_tokens" in parts else (2, parts[0] == "lm_head")
 
 
-def rotary_sums(pairs: list[Pair], diff: dict[str, StoredTensor], base: dict[str, StoredTensor]) -> dict[str, float]:
+def rotary_sums(diff: dict[str, StoredTensor], base: dict[str, StoredTensor]) -> dict[str, float]:
     """The sum of every layer's inv_freq buffer as the original recovered it: from the files, or else computed.
 
     RoPE, arXiv 2104.09864: inv_freq[i] = 10000^(-2i/128) for heads of 128.

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from concurrent import futures
 from pathlib import Path
 
-from checkpoint import DTYPES, ITEMSIZE, StoredTensor, small_files, torch_dtype
+from checkpoint import DTYPES, ITEMSIZE, StoredTensor, first_line, small_files, torch_dtype
 from utils import UserError, jload
 
 SLICE = 1 << 17  # elements at a time: small enough for the processor's caches
@@ -56,7 +56,7 @@ def read_architecture(path: str) -> Architecture:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except Exception as error:  # whatever transformers finds wrong with somebody's config
-        raise UserError(f"{path}/config.json: not a causal language model ({_first_line(error)}).") from error
+        raise UserError(f"{path}/config.json: not a causal language model ({first_line(error)}).") from error
     modules = [module for module in (model.get_input_embeddings(), model.get_output_embeddings()) if module is not None]
     embeddings = [
         name
@@ -77,12 +77,8 @@ def count_tokens_without_pad(path: str) -> int | None:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except Exception as error:  # as above
-        raise UserError(f"{path}: its tokenizer cannot be loaded ({_first_line(error)}).") from error
+        raise UserError(f"{path}: its tokenizer cannot be loaded ({first_line(error)}).") from error
     return len(tokenizer) if tokenizer.pad_token is None else None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or repr(error)).splitlines()[0].rstrip(".")
 
 
 @dataclasses.dataclass

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import checkpoint
 import proof
-from checkpoint import ITEMSIZE, Shards, ShardWriter, StoredTensor, bytes_of, new_directory
+from checkpoint import ITEMSIZE, Shards, ShardWriter, StoredTensor, bytes_of, new_directory, size_text
 from tensor_pairs import (
     Architecture,
     Pair,
@@ -100,7 +100,7 @@ def lay_out(pairs: list[Pair], exact: bool, prefix: str) -> Shards:
 
 def announce(pairs: list[Pair], shards: Shards, target: str | None) -> None:
     """Say what is about to be written, and where the base model gains a row."""
-    size = f"{checkpoint.total_bytes(shards) / 1e9:.2f} GB to {target}" if target else "nothing (no --path_tuned)"
+    size = f"{size_text(checkpoint.total_bytes(shards))} to {target}" if target else "nothing (no --path_tuned)"
     count = sum(math.prod(shape) for layout in shards.values() for _, _, shape in layout)
     print(f"{count:,} parameters in {len(pairs)} tensors; writing {size}.")
     if longer := [pair.name for pair in pairs if pair.base_numel < pair.source.numel]:
@@ -410,8 +410,8 @@ def dtype_that_fits(shards: Shards):
         if numel * dtype.itemsize + INFERENCE_BYTES <= available:
             return dtype
     print(
-        f"No completion from the recovered model: it needs {(numel * 2 + INFERENCE_BYTES) / 1e9:.1f} GB of memory, "
-        f"{available / 1e9:.1f} GB are available."
+        f"No completion from the recovered model: it needs {size_text(numel * 2 + INFERENCE_BYTES)} of memory, "
+        f"{size_text(available)} are available."
     )
     return None
 

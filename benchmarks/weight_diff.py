@@ -3,10 +3,11 @@
   python benchmarks/weight_diff.py --folder /tmp/weight_diff_benchmark | tee benchmarks/results/weight_diff.txt
 
 The base is float16, the tuned model float32, both LLaMAs with random weights in several shards. Each command is a
-process of its own; its peak memory is the resident set that the kernel saw, imports included. Beside it stand `cp`
-of the files that the command reads, `cp` of the files that it writes, and a script that loads both models. All files
-are in the page cache before a timing starts, if they fit there, and on disk (sync) when it ends. Needs 40 GB of disk
-and, for the script that loads both models, 11 GB of memory; --without_plain leaves that one out.
+process of its own; its peak memory is the largest resident set that the kernel saw, imports included. Beside it
+stand `cp` of as many bytes as the command reads, `cp` of as many as it writes, and a script that loads both models.
+What a command reads is in the page cache before a timing starts, if it fits there, and what it writes is on disk when
+the timing ends. Needs 30 GB of disk and, for the script that loads both models, 11 GB of memory; --without_plain
+leaves that one out.
 """
 
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
@@ -61,82 +62,89 @@ def save_models(folder: Path, num_layers: int) -> int:
     return model.num_parameters()
 
 
-def timed(*command: str) -> tuple[float, float]:
-    """Seconds until the command has ended and its files are on disk, and its peak memory in GB."""
+def timed(command: list, output: Path, warm: list[Path]) -> dict:
+    """Run a command that writes the folder output: seconds until it has ended and all is on disk, peak memory."""
+    shutil.rmtree(output, ignore_errors=True)
+    for file in (file for path in warm for file in path.iterdir()):
+        with open(file, "rb", buffering=0) as f:
+            while f.read(1 << 24):
+                pass
     os.sync()
     start = time.perf_counter()
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(list(map(str, command)), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     os.sync()
     seconds = time.perf_counter() - start
     if status:
         raise SystemExit(f"failed: {' '.join(map(str, command))}")
-    return seconds, usage.ru_maxrss * 1024 / 1e9
-
-
-def measure(name: str, command: list, output: Path, repeats: int, warm: list[Path]) -> dict:
-    """Median and range of a command that writes the folder output; the last output stays."""
-    times, memory = [], []
-    for _ in range(repeats):
-        shutil.rmtree(output, ignore_errors=True)
-        for path in warm:
-            for file in path.iterdir():
-                with open(file, "rb", buffering=0) as f:
-                    while f.read(1 << 24):
-                        pass
-        seconds, peak = timed(*map(str, command))
-        times.append(seconds)
-        memory.append(peak)
-    num_bytes = sum(file.stat().st_size for file in output.iterdir())
+    written = sum(file.stat().st_size for file in output.rglob("*"))
     return {
-        "command": name,
-        "sec": round(statistics.median(times), 2),
-        "sec_min": round(min(times), 2),
-        "sec_max": round(max(times), 2),
-        "peak_gb": round(max(memory), 3),
-        "written_gb": round(num_bytes / 1e9, 2),
+        "sec": seconds,
+        "cpu_sec": usage.ru_utime + usage.ru_stime,
+        "peak": usage.ru_maxrss * 1024,
+        "written": written,
     }
 
 
 def benchmark(folder: Path, repeats: int, with_plain: bool) -> list[dict]:
-    """All commands on the models in folder. Outputs that nobody needs any more are removed at once."""
+    """All commands on the models in folder, in rounds, so that each has its share of good and bad moments."""
     base, tuned, diff, recovered = (folder / name for name in ("base", "tuned", "diff", "recovered"))
     copy, script, plain = folder / "copy", ROOT / "weight_diff.py", ROOT / "tests" / "plain_weight_diff.py"
-    rows = []
-
-    def run(name: str, command: list, output: Path, warm: list[Path], times: int = repeats, keep: bool = False) -> None:
-        rows.append(measure(name, command, output, times, warm))
-        if not keep:
-            shutil.rmtree(output)
-
-    def copies(sources: list[Path], what: str) -> None:
-        files = [file for source in sources for file in source.iterdir()]
-        names = " ".join(f"'{file}' '{copy}/{file.parent.name}-{file.name}'" for file in files)
-        loop = f'mkdir \'{copy}\'; set -- {names}; while [ $# -gt 0 ]; do cp "$1" "$2"; shift 2; done'
-        run(f"cp of what {what}", ["sh", "-c", loop], copy, sources)
-
     make = [sys.executable, script, "make_diff", "--path_raw", base, "--path_tuned", tuned, "--path_diff", diff]
     back = [sys.executable, script, "recover", "--path_raw", base, "--path_diff", diff, "--path_tuned", recovered]
     back += ["--test_inference", "False"]
-    copies([base, tuned], "make_diff reads")
-    run("make_diff --exact True", [*make, "--exact", "True"], diff, [base, tuned], keep=True)
-    run("recover (exact)", back, recovered, [base, diff])
-    run("make_diff", make, diff, [base, tuned], keep=True)
-    run("recover", back, recovered, [base, diff])
-    copies([base, diff], "recover reads")
-    copies([diff], "both write")
-    shutil.rmtree(diff)
+    copy_both = ["sh", "-c", f"mkdir '{copy}' && cp -r '{base}' '{tuned}' '{copy}'"]
+    commands = [
+        ("cp of base and tuned (what is read)", copy_both, copy, [base, tuned]),
+        ("cp of tuned (what is written)", ["cp", "-r", tuned, copy], copy, [tuned]),
+        ("make_diff", make, diff, [base, tuned]),
+        ("recover", back, recovered, [base, diff]),
+    ]
+    once = [
+        ("make_diff --exact True", [*make, "--exact", "True"], diff, [base, tuned]),
+        ("recover, exact", back, recovered, [base, diff]),
+    ]
     if with_plain:
-        run("plain make_diff", [sys.executable, plain, "make_diff", base, tuned, diff], diff, [base, tuned], 1, True)
-        run("plain recover", [sys.executable, plain, "recover", base, diff, recovered], recovered, [base, diff], 1)
-        shutil.rmtree(diff)
-    return rows
+        once += [
+            (
+                "both models loaded: make_diff",
+                [sys.executable, plain, "make_diff", base, tuned, diff],
+                diff,
+                [base, tuned],
+            ),
+            (
+                "both models loaded: recover",
+                [sys.executable, plain, "recover", base, diff, recovered],
+                recovered,
+                [diff],
+            ),
+        ]
+    runs = {name: [] for name, *_ in commands + once}
+    for name, command, output, warm in commands * repeats + once:
+        runs[name].append(timed(command, output, warm))
+        if output != diff:
+            shutil.rmtree(output)
+    return [
+        {
+            "command": name,
+            "sec": round(statistics.median(run["sec"] for run in results), 2),
+            "sec_min": round(min(run["sec"] for run in results), 2),
+            "sec_max": round(max(run["sec"] for run in results), 2),
+            "cpu_sec": round(statistics.median(run["cpu_sec"] for run in results), 2),
+            "peak_gb": round(max(run["peak"] for run in results) / 1e9, 3),
+            "written_gb": round(results[0]["written"] / 1e9, 2),
+            "runs": len(results),
+        }
+        for name, results in runs.items()
+    ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="a new folder, removed in the end")
-    parser.add_argument("--repeats", type=int, default=3, help="timings per command")
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="timings of each command; exact mode and the plain script run once"
+    )
     parser.add_argument("--without_plain", action="store_true", help="leave out the script that loads both models")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True)
@@ -162,16 +170,15 @@ def main() -> None:
     finally:
         shutil.rmtree(arguments.folder)
     print(", ".join(f"{key} {value}" for key, value in machine.items()))
-    for size, result in results.items():
-        print(
-            f"\n{result['parameters'] / 1e9:.3f} billion parameters, base float16, tuned float32, {arguments.repeats} runs"
-        )
-        print(f"{'':26}{'median':>9}{'range':>17}{'peak memory':>14}{'written':>10}")
+    for result in results.values():
+        print(f"\n{result['parameters'] / 1e9:.3f} billion parameters, base float16, tuned float32")
+        print(f"{'':36}{'median':>8}{'range':>17}{'runs':>6}{'CPU time':>10}{'peak memory':>13}{'written':>10}")
         for row in result["rows"]:
             spread = f"{row['sec_min']:.1f} to {row['sec_max']:.1f} s"
             print(
-                f"{row['command']:26}{row['sec']:>7.1f} s{spread:>17}{row['peak_gb']:>11.3f} GB{row['written_gb']:>7.2f} GB"
+                f"{row['command']:36}{row['sec']:>6.1f} s{spread:>17}{row['runs']:>6}{row['cpu_sec']:>8.1f} s", end=""
             )
+            print(f"{row['peak_gb']:>10.3f} GB{row['written_gb']:>7.2f} GB")
     print("\n" + json.dumps({"machine": machine, "results": results}))
 
 
