@@ -260,6 +260,8 @@ def new_directory(target: str | os.PathLike, num_bytes: int) -> Iterator[Path]:
     check_unused(target)
     target = Path(target).resolve()
     partial = target.with_name(f"{target.name}.weight_diff-partial")
+    if partial.is_symlink():
+        raise UserError(f"{partial}: a link, and no place to write. Remove it.")
     partial.mkdir(parents=True, exist_ok=True)
     lock = os.open(partial, os.O_RDONLY)
     try:

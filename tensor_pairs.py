@@ -57,14 +57,12 @@ def read_architecture(path: str) -> Architecture:
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except Exception as error:  # whatever transformers finds wrong with somebody's config
         raise UserError(f"{path}/config.json: not a causal language model ({first_line(error)}).") from error
-    modules = [module for module in (model.get_input_embeddings(), model.get_output_embeddings()) if module is not None]
-    embeddings = [
-        name
-        for name, parameter in model.named_parameters(remove_duplicate=False)
-        if any(parameter is module.weight for module in modules)
-    ]
+    modules = (model.get_input_embeddings(), model.get_output_embeddings())
+    weights = [module.weight for module in modules if module is not None]
+    parameters = model.named_parameters(remove_duplicate=False)
+    embeddings = tuple(name for name, parameter in parameters if any(parameter is weight for weight in weights))
     return Architecture(
-        model.base_model_prefix, dict(model.all_tied_weights_keys), tuple(embeddings), tuple(model.state_dict())
+        model.base_model_prefix, dict(model.all_tied_weights_keys), embeddings, tuple(model.state_dict())
     )
 
 
@@ -164,11 +162,11 @@ def pair_up(
         problems = [f"tensor {name} is missing in {_folder(source)}" for name in missing if in_base(name)]
     pairs = []
     for name, tensor in source.items():
+        if not missing and architecture.bare(name) not in known:
+            continue  # no part of the model: transformers ignores it, too
         other = in_base(name)
         if other is None:
-            # Where all of the model's names are there, others are no part of it. transformers ignores them, too.
-            if missing or architecture.bare(name) in known:
-                problems.append(f"tensor {name} is missing in {_folder(base)}")
+            problems.append(f"tensor {name} is missing in {_folder(base)}")
             continue
         tokens = num_tokens if architecture.bare(name) in embeddings else None
         rows = _base_rows(tensor, other, tokens)
@@ -204,10 +202,14 @@ def _misfit(tensor: StoredTensor, other: StoredTensor, num_tokens: int | None) -
             f"tensor {tensor.name} holds {other.dtype} in {other.path} and {tensor.dtype} in {tensor.path}; "
             "only floating point weights have a difference"
         )
-    with_pad = "" if num_tokens is None else f", {[num_tokens + 1, *other.shape[1:]]} with the [PAD] row it gains,"
+    with_pad, advice = "", ""
+    if num_tokens is not None:
+        with_pad = f", {[num_tokens + 1, *other.shape[1:]]} with the [PAD] row it gains,"
+    elif tensor.shape == (other.shape[0] + 1, *other.shape[1:]):
+        advice = " (a row for [PAD] is added only if the base has a tokenizer, and that has no pad token)"
     return (
         f"tensor {tensor.name} is {list(other.shape)} in {other.path}{with_pad} and {list(tensor.shape)} in "
-        f"{tensor.path}: another architecture or vocabulary"
+        f"{tensor.path}: another architecture or vocabulary{advice}"
     )
 
 

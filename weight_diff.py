@@ -9,16 +9,15 @@ less than 1 GB. With --exact True the tuned model comes back bit for bit, in its
 
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
-import contextlib
 import functools
 import hashlib
 import json
 import math
-import re
 from collections.abc import Callable
 from pathlib import Path
 
 import checkpoint
+import completion
 import proof
 from checkpoint import ITEMSIZE, Shards, ShardWriter, StoredTensor, bytes_of, new_directory, size_text
 from tensor_pairs import (
@@ -31,15 +30,12 @@ from tensor_pairs import (
     read_architecture,
     stream,
 )
-from utils import UserError, format_prompt, run_commands
+from utils import UserError, run_commands
 
 # Shards of an exact diff carry another name, so that no library takes differences of bit patterns for weights.
 EXACT_PREFIX = "exact-"
 # Follows from the configuration. The library versions of spring 2023 stored one such buffer per layer.
 ROTARY_BUFFER = "rotary_emb.inv_freq"
-TEST_INSTRUCTION = "Name three things that people use every day."
-TEST_NEW_TOKENS = 64
-INFERENCE_BYTES = 1 << 29  # beside the weights
 
 
 # ---- What both commands need ----
@@ -110,12 +106,13 @@ def announce(pairs: list[Pair], shards: Shards, target: str | None) -> None:
 def write_small_files(directory: Path, files: dict[str, bytes], shards: Shards, index: bytes | None) -> None:
     """All of a model but its shards; config.json, without which nothing loads, comes last.
 
-    index: its content if there is one already. It never shows EXACT_PREFIX.
+    index: the content of one that there is already, to be kept if it fits. Indices do not show EXACT_PREFIX.
     """
     prefix = EXACT_PREFIX if next(iter(shards)).startswith(EXACT_PREFIX) else ""
     if shards.keys() != {f"{prefix}model.safetensors"}:
-        index = index or checkpoint.index_of({name.removeprefix(prefix): layout for name, layout in shards.items()})
-        checkpoint.write_file(directory / f"{prefix}model.safetensors.index.json", index)
+        new_index = checkpoint.index_of({name.removeprefix(prefix): layout for name, layout in shards.items()})
+        is_same = index is not None and json.loads(index)["weight_map"] == json.loads(new_index)["weight_map"]
+        checkpoint.write_file(directory / f"{prefix}model.safetensors.index.json", index if is_same else new_index)
     for name in sorted(files, key="config.json".__eq__):
         checkpoint.write_file(directory / name, files[name])
 
@@ -163,6 +160,8 @@ def make_diff(path_raw: str, path_tuned: str, path_diff: str, device: str = "cpu
         buffers = {} if exact else {name: tensor.shape for name, tensor in {**base_buffers, **tuned_buffers}.items()}
         shards[next(iter(shards))] += [(name, "F32", shape) for name, shape in buffers.items()]
         announce(pairs, shards, path_diff)
+        if left_out := sorted((tuned.keys() | tuned_buffers.keys()) - {pair.name for pair in pairs}):
+            print(f"{len(left_out)} tensors that are no part of the model are left out: {left_out[0]}, ...")
         with new_directory(path_diff, checkpoint.total_bytes(shards)) as directory:
             writer = ShardWriter(directory, shards)
             work = functools.partial(subtract_pair, exact=exact, device=device, write=writer.write)
@@ -283,11 +282,12 @@ def recover(
         exact = manifest is not None and manifest["exact"]
         shards = lay_out([pair for pair in pairs if pair.is_kept], exact, "")
         announce(pairs, shards, path_tuned)
-        dtype = dtype_that_fits(shards) if test_inference else None
+        dtype = completion.dtype_that_fits(shards) if test_inference else None
         state_dict = {}
         if path_tuned is None:
-            state_dict = empty_state_dict(shards, dtype)
-            add_pairs(pairs, manifest, device, functools.partial(copy_into, state_dict), check_sum)
+            state_dict = completion.empty_state_dict(shards, dtype)
+            write = functools.partial(completion.copy_into, state_dict)
+            add_pairs(pairs, manifest, device, write, check_sum)
         else:
             with new_directory(path_tuned, checkpoint.total_bytes(shards)) as directory:
                 writer = ShardWriter(directory, shards)
@@ -299,7 +299,7 @@ def recover(
     if path_tuned is not None:
         print(f"Wrote {path_tuned}.")
     if dtype is not None:
-        print_completion(path_tuned or path_diff, dtype, state_dict, manifest)
+        completion.print_completion(path_tuned or path_diff, dtype, state_dict, bool(manifest and manifest["tied"]))
 
 
 def plan_recovery(
@@ -395,75 +395,6 @@ def describe_recovery(pairs: list[Pair], manifest: dict | None) -> str:
         f"Recovered {kept} tensors; base, diff and result have the SHA-256 that the manifest says. "
         + describe_deviation(deviations, manifest["exact"])
     )
-
-
-# ---- A completion from the recovered model ----
-
-
-def dtype_that_fits(shards: Shards):
-    """float32 or bfloat16, whichever the memory has room for, or None, after a line that says so."""
-    import torch
-
-    numel = sum(math.prod(shape) for layout in shards.values() for _, _, shape in layout)
-    available = available_memory()
-    for dtype in (torch.float32, torch.bfloat16):
-        if numel * dtype.itemsize + INFERENCE_BYTES <= available:
-            return dtype
-    print(
-        f"No completion from the recovered model: it needs {size_text(numel * 2 + INFERENCE_BYTES)} of memory, "
-        f"{size_text(available)} are available."
-    )
-    return None
-
-
-def available_memory() -> int:
-    """Bytes that this process may still take, in a container too."""
-    import psutil
-
-    available = psutil.virtual_memory().available
-    group = Path("/sys/fs/cgroup")
-    with contextlib.suppress(OSError, ValueError):  # no control group (version 2) here, or no limit ("max")
-        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
-        # Cached files count as used, and give way.
-        cached = re.search(r"^file (\d+)$", (group / "memory.stat").read_text(), re.MULTILINE)
-        available = min(available, limit - used + int(cached[1]))
-    return available
-
-
-def empty_state_dict(shards: Shards, dtype) -> dict:
-    import torch
-
-    if dtype is None:
-        return {}
-    return {name: torch.empty(shape, dtype=dtype) for layout in shards.values() for name, _, shape in layout}
-
-
-def copy_into(state_dict: dict, name: str, start: int, values) -> None:
-    """Keep a slice of a recovered tensor, if it is wanted."""
-    if name in state_dict:
-        state_dict[name].view(-1)[start : start + len(values)] = values
-
-
-def print_completion(path: str, dtype, state_dict: dict, manifest: dict | None) -> None:
-    """Print the model's answer to TEST_INSTRUCTION; path holds the model or, with a state_dict, the rest of it."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(path)
-    if state_dict:
-        config = AutoConfig.from_pretrained(path)
-        if manifest and manifest["tied"]:
-            config.tie_word_embeddings = True
-        with torch.device("meta"):  # only to learn its class
-            model_class = type(AutoModelForCausalLM.from_config(config))
-        model = model_class.from_pretrained(None, config=config, state_dict=state_dict, dtype=dtype)
-    else:
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
-    inputs = tokenizer(format_prompt(TEST_INSTRUCTION), return_tensors="pt")
-    with torch.inference_mode():
-        ids = model.generate(**inputs, max_new_tokens=TEST_NEW_TOKENS, do_sample=False)
-    completion = tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    print(f"Instruction: {TEST_INSTRUCTION}\nCompletion ({str(dtype).removeprefix('torch.')}): {completion.strip()}")
 
 
 if __name__ == "__main__":

@@ -28,11 +28,14 @@ from diff_models import (
     tune,
 )
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
+import completion
 import proof
 import tensor_pairs
 import weight_diff
+from checkpoint import open_checkpoint
 
 FLOAT_TYPES = {torch.float32: torch.int32, torch.float16: torch.int16, torch.bfloat16: torch.int16}
 
@@ -161,10 +164,6 @@ def test_names_without_the_inner_models_prefix_are_understood(opt, tmp_path):
 
 @pytest.mark.parametrize("num_columns", [1, 31, 64, 130, 200])
 def test_the_mean_row_is_torchs_mean_of_the_whole_embedding(tmp_path, monkeypatch, num_columns):
-    from safetensors.torch import save_file
-
-    from checkpoint import open_checkpoint
-
     values = torch.randn(1003, num_columns, generator=torch.Generator().manual_seed(0)).half()
     save_file({"short": values, "long": torch.zeros(1004, num_columns)}, tmp_path / "model.safetensors")
     tensors = open_checkpoint(tmp_path)
@@ -247,6 +246,26 @@ def test_exact_mode_takes_mixed_types_and_pickled_shards(llama, tmp_path):
     assert_same_bits(load_files(tmp_path / "out"), load_files(tmp_path / "mixed"))
 
 
+def test_tensors_that_are_no_part_of_the_model_are_left_out_and_named(llama, tmp_path):
+    """Such as the masks of old GPT-2 checkpoints, or rotary buffers in the exact diff of an old tuned model."""
+    shutil.copytree(llama / "tuned", tmp_path / "tuned")
+    shard = tmp_path / "tuned" / "model-00002-of-00005.safetensors"
+    names = ["model.mask", "model.layers.0.self_attn.rotary_emb.inv_freq"]
+    save_file(
+        load_file(shard) | dict(zip(names, [torch.ones(3).bool(), torch.ones(64)], strict=True)),
+        shard,
+        {"format": "pt"},
+    )
+    index = json.loads((tmp_path / "tuned" / "model.safetensors.index.json").read_text())
+    index["weight_map"] |= dict.fromkeys(names, shard.name)
+    (tmp_path / "tuned" / "model.safetensors.index.json").write_text(json.dumps(index))
+    for exact in ("True", "False"):
+        out = make_diff(llama / "base", tmp_path / "tuned", tmp_path / exact, "--exact", exact)
+        assert "2 tensors that are no part of the model are left out: model.layers.0.self_attn.rotary_emb" in out
+        recover(llama / "base", tmp_path / exact, tmp_path / f"out{exact}")
+    assert_same_bits(load_files(tmp_path / "outTrue"), load_files(llama / "tuned"))
+
+
 def test_no_library_takes_an_exact_diff_for_a_model(llama):
     with pytest.raises(OSError, match="no file named"):
         AutoModelForCausalLM.from_pretrained(llama / "exact_diff")
@@ -266,8 +285,6 @@ def test_the_largest_deviation_is_that_of_the_recovered_model(llama, tmp_path):
 def test_values_that_are_not_finite_are_reported_and_only_exact_mode_keeps_them(llama, tmp_path):
     shutil.copytree(llama / "tuned", tmp_path / "tuned")
     shard = tmp_path / "tuned" / "model-00001-of-00005.safetensors"
-    from safetensors.torch import load_file, save_file
-
     tensors = load_file(shard)
     name = next(iter(tensors))
     tensors[name].view(-1)[0] = torch.inf
@@ -336,8 +353,6 @@ def test_the_damaged_tensor_and_its_file_are_named(llama, tmp_path):
     shutil.copytree(llama / "diff", tmp_path / "diff")
     shard = tmp_path / "diff" / "model-00002-of-00005.safetensors"
     flip_bit(shard, 8 * (shard.stat().st_size - 1))
-    from checkpoint import open_checkpoint
-
     last = [tensor.name for tensor in open_checkpoint(tmp_path / "diff").values() if tensor.path == shard][-1]
     line = fails(
         "recover", "--path_raw", llama / "base", "--path_diff", tmp_path / "diff", "--path_tuned", tmp_path / "o"
@@ -484,9 +499,9 @@ def test_a_completion_is_printed_with_and_without_an_output_folder(opt, tmp_path
 
 def test_where_memory_is_short_the_completion_is_in_bfloat16_or_left_out_with_a_line(llama, tmp_path, monkeypatch):
     arguments = ["recover", "--path_raw", llama / "base", "--path_diff", llama / "diff"]
-    monkeypatch.setattr(weight_diff, "available_memory", lambda: weight_diff.INFERENCE_BYTES + 300_000)
+    monkeypatch.setattr(completion, "available_memory", lambda: completion.WORKING_BYTES + 300_000)
     assert "Completion (bfloat16): " in command(*arguments)[1]
-    monkeypatch.setattr(weight_diff, "available_memory", lambda: weight_diff.INFERENCE_BYTES)
+    monkeypatch.setattr(completion, "available_memory", lambda: completion.WORKING_BYTES)
     code, out, _ = command(*arguments, "--path_tuned", tmp_path / "out")
     assert code == 0
     assert "No completion from the recovered model: it needs" in out
