@@ -8,7 +8,7 @@ BIN := .venv/bin
 
 OUT := out/quick-start
 
-.PHONY: alpaca data test test-all lint
+.PHONY: alpaca data test test-all lint browser
 
 alpaca: .venv/installed
 	rm -rf $(OUT)
@@ -36,15 +36,23 @@ data: .venv/installed-dev
 	$(BIN)/python -m data.build alpaca_data
 	$(BIN)/python -m data.check report
 
-test: .venv/installed-dev lint
+test: .venv/installed-dev lint browser
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-all: .venv/installed-dev lint
+test-all: .venv/installed-dev lint browser
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not gpu"
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# For the tests of the web pages, which are skipped where it cannot be installed.
+browser:
+	@{ command -v chromium && command -v chromedriver; } >/dev/null || { \
+		test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+			chromium chromium-driver fonts-dejavu-core >/dev/null; \
+	} || echo "Chromium could not be installed: the tests of the web pages will be skipped."
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than Python 3.11; name a newer one: make PYTHON=python3.12"; exit 1; }

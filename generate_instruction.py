@@ -15,29 +15,20 @@ import json
 import math
 import os
 import random
-import re
 import signal
 import statistics
-import string
 import sys
 import time
 import types
-from pathlib import Path
 
 from journal import TaskFiles
+from task_list import LAST_TASK_NUMBER, encode_prompt, parse_completion, strip_repeated_label
+from task_list import find_word_in_string as find_word_in_string  # public here, as in the original
+from task_list import post_process_gpt3_response as post_process_gpt3_response
 from teacher import OnePromptPerRequest, Teacher
-from utils import UserError, run_commands
+from utils import UserError, read_text, run_commands
 
-PROMPT_PATH = Path(__file__).parent / "prompt.txt"
 MAX_FRUITLESS_REQUESTS = 20  # in a row without a task kept; more would burn money for nothing
-LAST_TASK_NUMBER = 20  # prompt.txt asks for a list of twenty tasks, the sampled seed tasks included
-
-# What a text-only model cannot see or make. Matched as whole words, in any case.
-UNSUITABLE_WORDS = (
-    *("image", "images", "graph", "graphs", "picture", "pictures", "file", "files", "map", "maps"),
-    *("draw", "plot", "go to", "video", "audio", "music", "flowchart", "diagram"),
-)
-FOREIGN_LABEL = re.compile(r"\d\.\s*(?:Instruction|Input|Output)\s*:", re.IGNORECASE)
 
 
 def sample_seed_tasks(seed_tasks: list[dict], num_prompt_instructions: int, seed: int, prompt_index: int) -> list[dict]:
@@ -48,122 +39,13 @@ def sample_seed_tasks(seed_tasks: list[dict], num_prompt_instructions: int, seed
     return random.Random(f"{seed} {prompt_index}").sample(seed_tasks, num_prompt_instructions)
 
 
-def encode_prompt(prompt_instructions: list[dict], prompt_path: str | os.PathLike = PROMPT_PATH) -> str:
-    """The request to the teacher: the text of prompt_path, the given tasks, and the label of the next one."""
-    prompt = _read_text(prompt_path) + "\n"
-    for number, task in enumerate(prompt_instructions, start=1):
-        instruction = re.sub(r"\s+", " ", task["instruction"]).strip().rstrip(":")
-        prompt += f"###\n{number}. Instruction: {instruction}\n"
-        prompt += f"{number}. Input:\n{task['input'] or '<noinput>'}\n"
-        prompt += f"{number}. Output:\n{task['output']}\n"
-    return prompt + f"###\n{len(prompt_instructions) + 1}. Instruction:"
-
-
-def _read_text(path: str | os.PathLike) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}, byte {error.start}: not UTF-8 text.") from None
-
-
-def post_process_gpt3_response(num_prompt_instructions: int, response, drop_malformed: bool = True) -> list[dict]:
-    """The usable tasks in a completion (with .text and .finish_reason), as {"instruction", "input", "output"}.
-
-    Any text is accepted, and what is not a usable task is left out. With drop_malformed False, exactly what the
-    original generator let through is let through.
-    """
-    if response is None:
-        return []
-    return parse_completion(num_prompt_instructions, response.text, response.finish_reason, drop_malformed)[0]
-
-
-def parse_completion(
-    num_prompt_instructions: int, text: str | None, finish_reason: str | None, drop_malformed: bool = True
-) -> tuple[list[dict], collections.Counter]:
-    """The usable tasks in a completion, and how many pieces were dropped for which reason."""
-    first_number = num_prompt_instructions + 1
-    pieces = f"{first_number}. Instruction:{text or ''}".split("###")
-    tasks, dropped = [], collections.Counter()
-    for number, piece in enumerate(pieces, start=first_number):
-        if not piece.strip():
-            continue
-        if number == first_number + len(pieces) - 1 and finish_reason == "length":
-            dropped["cut off by the token limit"] += 1
-        elif isinstance(task := _parse_piece(number, piece, drop_malformed), str):
-            dropped[task] += 1
-        else:
-            tasks.append(task)
-    return tasks, dropped
-
-
-def _parse_piece(number: int, piece: str, drop_malformed: bool) -> dict | str:
-    """The task in one piece of a completion, or the reason why there is none."""
-    if number > LAST_TASK_NUMBER:
-        return f"numbered above {LAST_TASK_NUMBER}"
-    # Without drop_malformed, "14. Input:" also ends in the label "4. Input:", as in the original.
-    not_after_digit = r"(?<!\d)" if drop_malformed else ""
-    parts = re.split(rf"{not_after_digit}{number}\.\s+(Instruction|Input|Output):", piece)
-    if len(parts) != 7 or (drop_malformed and parts[1::2] != ["Instruction", "Input", "Output"]):
-        return "not Instruction, Input, Output"
-    instruction, input, output = (part.strip() for part in parts[2::2])
-    if input.lower() == "<noinput>":
-        input = ""
-    if drop_malformed and not output:
-        return "empty output"
-    if drop_malformed and any(map(FOREIGN_LABEL.search, (instruction, input, output))):
-        return "another task inside"
-    if reason := _why_unsuitable(instruction):
-        return reason
-    return {"instruction": instruction, "input": input, "output": output}
-
-
-def _why_unsuitable(instruction: str) -> str | None:
-    """The reason to drop an instruction whatever else there is, or None."""
-    num_words = len(instruction.split())
-    if num_words <= 3:
-        return "instruction of 3 words or fewer"
-    if num_words > 150:
-        return "instruction of more than 150 words"
-    if any(find_word_in_string(word, instruction) for word in UNSUITABLE_WORDS):
-        return "about images, sound or files"
-    # Teachers like to put this before a task that needs no program.
-    if instruction.startswith("Write a program"):
-        return 'starts with "Write a program"'
-    if instruction[0] in string.punctuation:
-        return "starts with punctuation"
-    if not instruction[0].isascii():
-        return "starts with a non-ASCII character"
-    return None
-
-
-def find_word_in_string(w: str, s: str) -> re.Match | None:
-    """The first place where s contains w as whole words, in any case.
-
-    >>> find_word_in_string("map", "Read the Map aloud.").group(), find_word_in_string("map", "Draw a mapping.")
-    ('Map', None)
-    """
-    return re.search(rf"\b({re.escape(w)})\b", s, flags=re.IGNORECASE)
-
-
-def strip_repeated_label(text: str, number: int) -> str:
-    """A chat reply without its own `{number}. Instruction:`, and whatever it says before, where it begins so.
-
-    >>> strip_repeated_label("Sure!\\n\\n4. Instruction: Sort.\\n4. Input: 2 1", 4)
-    ' Sort.\\n4. Input: 2 1'
-    """
-    first_label = re.search(rf"(?<!\d){number}\.\s+(Instruction|Input|Output):", text)
-    return text[first_label.end() :] if first_label and first_label[1] == "Instruction" else text
-
-
 def load_seed_tasks(path: str) -> list[dict]:
     """The seed tasks as {"id", "instruction", "input", "output"}, from the first instance of each.
 
     Raises UserError with the line of the first one that cannot be used.
     """
     tasks = []
-    for number, line in enumerate(_read_text(path).split("\n"), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -183,7 +65,7 @@ def load_seed_tasks(path: str) -> list[dict]:
 
 
 class Interrupted(Exception):
-    """Ctrl-C, or a scheduler's SIGTERM."""
+    """Ctrl-C, or a scheduler's SIGTERM: the number of the signal."""
 
 
 class Generation:
@@ -231,6 +113,7 @@ class Generation:
             for request in self.requests:
                 request.cancel()
             await asyncio.gather(*self.requests, return_exceptions=True)
+            await self.teacher.close()
 
     def start_requests(self, num_being_judged: int = 0) -> None:
         """Start as many requests as there is room and need for."""
@@ -260,9 +143,9 @@ class Generation:
 
     async def request(self, prompt_indices: list[int]) -> None:
         """Put the answer, or the exception in its place, into the queue of arrivals."""
-        prompts = [encode_prompt(self.sample(index), self.flags.prompt_path) for index in prompt_indices]
         start = time.perf_counter()
         try:
+            prompts = [encode_prompt(self.sample(index), self.flags.prompt_path) for index in prompt_indices]
             answer = await self.teacher.complete(prompts)
         except Exception as error:
             answer = error
@@ -405,13 +288,14 @@ def generate_instruction_following_data(
         flags["seed"] = random.SystemRandom().randrange(2**32)
     files = TaskFiles(output_dir)
     try:
-        if len(files.instructions) >= num_instructions_to_generate:
-            print(f"{files.regen_path} already holds {len(files.instructions):,} tasks.")
-            return
-        _generate(flags, seed_tasks, files)
+        if len(files.instructions) < num_instructions_to_generate:
+            _generate(flags, seed_tasks, files)
+    except Interrupted as interrupted:
+        print("interrupted; the same command goes on from here.", file=sys.stderr)
+        raise SystemExit(128 + interrupted.args[0]) from None  # as the shell reports a signal
     finally:
         files.close()
-    print(f"{files.regen_path} holds {len(files.instructions):,} tasks.")
+        print(f"{files.regen_path} holds {len(files.instructions):,} tasks.", flush=True)
 
 
 def _generate(flags: dict, seed_tasks: list[dict], files: TaskFiles) -> None:

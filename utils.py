@@ -29,6 +29,7 @@ MAX_RETRIES = 7  # in a row, so that an outage of about a minute is outlasted
 FIRST_WAIT_SEC = 0.5
 MAX_WAIT_SEC = 30.0
 MAX_RETRY_AFTER_SEC = 300.0  # a server that asks for a longer wait ends the run
+REQUEST_TIMEOUT_SEC = 600.0  # the official client's own default; a small server may take minutes for an answer
 
 # The two training prompts of Stanford Alpaca, character for character: models tuned elsewhere expect them.
 PROMPT_INPUT = (
@@ -58,19 +59,24 @@ def format_prompt(instruction: str, input: str = "") -> str:
     return template.format(instruction=instruction, input=input)
 
 
-def jload(path: str | os.PathLike) -> typing.Any:
-    """The content of a JSON file. Raises UserError, with line and column, where there is none."""
+def read_text(path: str | os.PathLike) -> str:
+    """The content of a text file. Raises UserError where there is none."""
     try:
-        with open(path, encoding="utf-8") as f:
-            return json.load(f)
+        return Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file.") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}, line {error.lineno}, column {error.colno}: not JSON ({error.msg}).") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}, byte {error.start}: not UTF-8 text.") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
+
+
+def jload(path: str | os.PathLike) -> typing.Any:
+    """The content of a JSON file. Raises UserError, with line and column, where there is none."""
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}, line {error.lineno}, column {error.colno}: not JSON ({error.msg}).") from None
 
 
 def jdump(obj: typing.Any, path: str | os.PathLike) -> None:
@@ -207,6 +213,7 @@ def openai_client() -> "openai.AsyncOpenAI":
         api_key=key or "none",  # the client insists on one
         base_url=base_url or None,
         organization=os.environ.get("OPENAI_ORG_ID") or os.environ.get("OPENAI_ORG") or None,
+        timeout=openai.Timeout(REQUEST_TIMEOUT_SEC, connect=5.0),
         max_retries=0,
     )
 
@@ -235,7 +242,7 @@ async def ask_server(
             reason, asked_wait_sec = server_message(error), _retry_after_sec(error.response.headers)
         except openai.APIConnectionError as error:
             # The client's own text is "Connection error."; its cause says which.
-            reason = f"{error.request.url.host}: {error.__cause__ or error.message}" if error.request else str(error)
+            reason = f"{error.request.url}: {str(error.__cause__ or '') or error.message}"
             asked_wait_sec = 0.0
         except UnusableAnswer as error:
             reason, asked_wait_sec = str(error), 0.0

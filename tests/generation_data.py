@@ -1,0 +1,60 @@
+"""Seed tasks, new tasks and teacher's completions for the tests of the generator, made up from lists of words."""
+
+import itertools
+import json
+import random
+from pathlib import Path
+
+VERBS, WORDS = (
+    line.split()
+    for line in (
+        "Explain Compare Rewrite Translate Summarize Describe Classify Outline Improve Invent Justify Rank",
+        "river castle garden market winter engine teacher harbour pencil kettle bridge forest lantern planet harvest "
+        "ticket mirror violin carpet pepper saddle candle anchor button ladder marble needle orchard pillow quarry "
+        "ribbon shelter temple umbrella valley window yogurt zipper basket copper dragon eagle feather glacier hammer",
+    )
+)
+
+
+def make_tasks(num_tasks: int, seed: int = 0) -> list[dict]:
+    """Tasks that the novelty filter keeps: any two instructions of twelve words share only a few."""
+    rng = random.Random(seed)
+    tasks = []
+    for number in range(num_tasks):
+        instruction = f"{rng.choice(VERBS)} the {' '.join(rng.sample(WORDS, 10))}."
+        tasks.append(
+            {"instruction": instruction, "input": rng.choice(["", "One.\nTwo."]), "output": f"Answer {number}."}
+        )
+    return tasks
+
+
+def completion_of(tasks: list[dict], first_number: int = 4) -> str:
+    """The text that a teacher writes behind `{first_number}. Instruction:` for these tasks."""
+    text = ""
+    for number, task in enumerate(tasks, start=first_number):
+        text += f"###\n{number}. Instruction: {task['instruction']}\n"
+        text += f"{number}. Input:\n{task['input'] or '<noinput>'}\n{number}. Output:\n{task['output']}\n"
+    return text.removeprefix(f"###\n{first_number}. Instruction:")
+
+
+def answers_with(tasks: list[dict], tasks_per_completion: int = 10):
+    """An answer function that plays the tasks in order, whatever the prompts, and then has nothing new."""
+    completions = [
+        completion_of(tasks[i : i + tasks_per_completion]) for i in range(0, len(tasks), tasks_per_completion)
+    ]
+    turn = itertools.count()  # next() on it is atomic, and the server answers in threads
+
+    def answer(prompt: str) -> str:
+        return completions[i] if (i := next(turn)) < len(completions) else ""
+
+    return answer
+
+
+def write_inputs(folder: Path, num_seed_tasks: int = 12) -> None:
+    """A prompt.txt and a seed_tasks.jsonl in folder."""
+    (folder / "prompt.txt").write_text("Write tasks.", encoding="utf-8")
+    with open(folder / "seed_tasks.jsonl", "w", encoding="utf-8") as f:
+        for number, task in enumerate(make_tasks(num_seed_tasks, seed=99)):
+            instance = {"input": task["input"], "output": task["output"]}
+            seed_task = {"id": f"seed_task_{number}", "name": "made_up", "instruction": task["instruction"]}
+            f.write(json.dumps({**seed_task, "instances": [instance], "is_classification": False}) + "\n")
