@@ -8,7 +8,7 @@ import xml.etree.ElementTree
 
 import numpy as np
 import pytest
-from conftest import assert_fails_in_one_line, run_script
+from conftest import ROOT, assert_fails_in_one_line, run_script
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -246,6 +246,20 @@ def test_the_command_writes_the_same_bytes_in_every_run_and_prints_the_table(tmp
     assert xml.etree.ElementTree.parse(tmp_path / "a" / "figure.svg").getroot().tag.endswith("svg")
     assert f"| {data_path.name} | {data_path} |" in result.stdout
     assert "| with a root verb and a direct object | 83.3% | 83.3% |" in result.stdout
+
+
+def test_the_figure_and_the_table_in_the_readme_are_those_of_the_data_in_the_repository(tmp_path):
+    result = run_script(
+        *("plot_diversity.py", "plot", "--compare_paths", "./seed_tasks.jsonl", "--parser", "rules"),
+        *("--output_path", tmp_path / "diversity"),
+    )
+    assert result.returncode == 0, result.stderr
+    for name in ("diversity.png", "diversity.svg"):
+        assert (tmp_path / name).read_bytes() == (ROOT / "assets" / name).read_bytes(), "run the README's command"
+    rows = [line.removesuffix("|") for line in result.stdout.splitlines() if line.startswith("| ")][2:]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(rows) == 10
+    assert [row for row in rows if row not in readme] == []
 
 
 def test_the_caption_states_the_share_that_could_be_analysed():
