@@ -91,8 +91,9 @@ class Teacher:
                     max_tokens = int(max_tokens * 0.8)
                     if max_tokens < MIN_MAX_TOKENS:
                         raise server_refusal(error, self.model_name) from None
-                # Unless the answer to another request has changed the way of asking in the meantime.
-                elif (api, arguments) == (self.api, self._arguments(prompts, max_tokens)):
+                elif len(prompts) > self.prompts_per_request or arguments != self._arguments(prompts, max_tokens):
+                    continue  # the answer to another request has changed the way of asking in the meantime
+                else:
                     self._adapt(error, arguments)
 
     async def close(self) -> None:

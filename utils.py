@@ -242,7 +242,7 @@ async def ask_server(
             reason, asked_wait_sec = server_message(error), _retry_after_sec(error.response.headers)
         except openai.APIConnectionError as error:
             # The client's own text is "Connection error."; its cause says which.
-            reason = f"{error.request.url}: {str(error.__cause__) or error.message}"
+            reason = f"{error.request.url}: {str(error.__cause__ or '') or error.message}"
             asked_wait_sec = 0.0
         except UnusableAnswer as error:
             reason, asked_wait_sec = str(error), 0.0

@@ -141,7 +141,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with owner.lock:
             number = len(owner.requests)
-            request = {"path": self.path, "headers": dict(self.headers), "body": body, "start": time.perf_counter()}
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            request = {"path": self.path, "headers": headers, "body": body, "start": time.perf_counter()}
             owner.requests.append(request)
             owner.num_under_way += 1
             owner.most_under_way = max(owner.most_under_way, owner.num_under_way)
@@ -167,10 +168,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._send(*fault)
         elif FAULTS.get(fault):
             self._send(*FAULTS[fault])
-        elif fault is None and body.get("stream"):
+        elif fault == "cut":
+            self._send(200, {"choices": [{"text": "half of this"}]}, is_cut=True)
+        elif body.get("stream"):
             self._stream(*owner.reply(self.path, body))
         else:
-            self._send(*owner.reply(self.path, body), is_cut=fault == "cut")
+            self._send(*owner.reply(self.path, body))
 
     def _send(self, status: int, body, headers: dict[str, str] | None = None, is_cut: bool = False) -> None:
         data = (body if isinstance(body, str) else json.dumps(body)).encode()

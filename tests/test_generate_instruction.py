@@ -1,0 +1,592 @@
+"""The generator as a user runs it, against a local server: what it asks, what it writes, and what it survives."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT, assert_fails_in_one_line, run_script
+from generation_data import answers_with, completion_of, make_tasks, write_inputs
+from openai_server import OpenAIServer
+from rouge_score import rouge_scorer
+
+from generate_instruction import encode_prompt, generate_instruction_following_data, load_seed_tasks, sample_seed_tasks
+from utils import UserError
+
+SCRIPT = ROOT / "generate_instruction.py"
+COMMAND = "generate_instruction_following_data"
+# Waits of a real run are of seconds; the tests look at what happens after them.
+PATIENCE = "import utils; utils.FIRST_WAIT_SEC = 0.01"
+
+
+ONE_BY_ONE = {"request_batch_size": 1, "max_concurrent_requests": 1}  # answers come in the order of the requests
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_inputs(tmp_path)
+    return tmp_path
+
+
+def arguments(settings: str = "", **flags) -> list[str]:
+    """The command line, with settings (Python statements) that come before it."""
+    script = ["-c", f"{settings}; import runpy; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"]
+    return [*(script if settings else [str(SCRIPT)]), COMMAND, *(f"--{k}={v}" for k, v in flags.items())]
+
+
+def generate(folder, server, settings="", timeout=120, **flags) -> subprocess.CompletedProcess:
+    """Run the command in folder, with output_dir out."""
+    environment = {"PYTHONPATH": str(ROOT), **(server.environment if server else {})}
+    flags = {"output_dir": "out", **flags}
+    return run_script(*arguments(settings, **flags), cwd=folder, timeout=timeout, **environment)
+
+
+def start(folder, server, settings="", **flags) -> subprocess.Popen:
+    """The same, without waiting for its end."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **server.environment}
+    command = [sys.executable, *arguments(settings, output_dir="out", **flags)]
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_until(condition, timeout_sec=60):
+    end = time.monotonic() + timeout_sec
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def regen(folder) -> list[dict]:
+    return json.loads((folder / "out" / "regen.json").read_text(encoding="utf-8"))
+
+
+def log(folder) -> list[dict]:
+    return [json.loads(line) for line in (folder / "out" / "generation_log.jsonl").read_text("utf-8").splitlines()]
+
+
+def instructions(tasks) -> list[str]:
+    return [task["instruction"] for task in tasks]
+
+
+def assert_orderly_end(folder, tasks) -> None:
+    """regen.json alone holds all of tasks, in order."""
+    assert sorted(os.listdir(folder / "out")) == ["generation_log.jsonl", "regen.json"]
+    assert instructions(regen(folder)) == instructions(tasks)
+
+
+# What a run writes
+
+
+def expected_entries(tasks: list[dict], seed_tasks: list[dict]) -> list[dict]:
+    """The entries of regen.json by the definition: rouge-score, one task after the other."""
+    scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=False)
+    known, entries = instructions(seed_tasks), []
+    for task in tasks:
+        scores = [scorer.score(task["instruction"], text)["rougeL"].fmeasure for text in known]
+        if max(scores) <= 0.7:
+            ten = sorted(range(len(known)), key=lambda i: scores[i], reverse=True)[:10]
+            scores_of_ten = {known[i]: scores[i] for i in ten}
+            entries.append(
+                {**task, "most_similar_instructions": scores_of_ten, "avg_similarity_score": float(np.mean(scores))}
+            )
+            known.append(task["instruction"])
+    return entries
+
+
+def assert_same_entries(entries: list[dict], expected: list[dict]) -> None:
+    """Every field is the same, to the last bit; among ten, and at their end, ties may be others."""
+    assert len(entries) == len(expected)
+    for entry, other in zip(entries, expected, strict=True):
+        assert list(entry) == list(other)
+        similar, other_similar = (e["most_similar_instructions"] for e in (entry, other))
+        assert list(similar.values()) == list(other_similar.values())
+        assert all(other_similar.get(text, score) == score for text, score in similar.items())
+        assert {**entry, "most_similar_instructions": 0} == {**other, "most_similar_instructions": 0}
+
+
+def test_a_run_writes_the_tasks_that_the_definition_gives(folder):
+    tasks = make_tasks(60)
+    near_copies = [{**task, "instruction": task["instruction"].replace("the", "a")} for task in tasks[:20]]
+    tasks = tasks[:30] + near_copies + tasks[30:]
+    with OpenAIServer(answers_with(tasks)) as server:
+        result = generate(folder, server, num_instructions_to_generate=55, **ONE_BY_ONE)
+    assert result.returncode == 0, result.stderr
+    assert_same_entries(regen(folder), expected_entries(tasks, load_seed_tasks(folder / "seed_tasks.jsonl"))[:55])
+    assert re.search(r"dropped: too similar to a known instruction +20\n", result.stdout)
+    assert re.search(r"dropped: beyond the number asked for +5\n", result.stdout)
+    assert re.search(r"parsed +80\nkept +55\n", result.stdout)
+    assert "out/regen.json holds 55 tasks." in result.stdout
+
+
+@pytest.mark.parametrize("name", ["regen_reference_128.json", "regen_reference_73.json"])
+def test_the_originals_tasks_give_the_originals_file(name, folder, reference_data):
+    reference = json.loads((reference_data / name).read_text(encoding="utf-8"))
+    with OpenAIServer(answers_with(reference, tasks_per_completion=17)) as server:
+        result = generate(
+            folder,
+            server,
+            seed_tasks_path=reference_data / "seed_tasks_reference.jsonl",
+            num_instructions_to_generate=len(reference),
+            **ONE_BY_ONE,
+            drop_malformed=False,
+        )
+    assert result.returncode == 0, result.stderr
+    assert (folder / "out" / "regen.json").read_bytes() == (reference_data / name).read_bytes()
+
+
+def test_the_log_accounts_for_every_request_and_task(folder):
+    with OpenAIServer(answers_with(make_tasks(130)), latency_sec=0.05) as server:
+        result = generate(folder, server, num_instructions_to_generate=100, request_batch_size=3, seed=5)
+    lines = log(folder)
+    assert sum(line["kept"] for line in lines) == 100
+    for line in lines:
+        assert line["parsed"] == line["kept"] + sum(line["dropped"].values()) == 30 or line is lines[-1]
+        assert line["prompt_tokens"] > 0 < line["completion_tokens"]
+        assert (line["model"], line["api"], line["seed"]) == ("text-davinci-003", "completions", 5)
+        assert 0.05 <= line["latency_sec"] < 60
+    seed_tasks = load_seed_tasks(folder / "seed_tasks.jsonl")
+    for line in lines:
+        sampled = [sample_seed_tasks(seed_tasks, 3, 5, index) for index in line["prompt_indices"]]
+        assert line["seed_task_ids"] == [[task["id"] for task in tasks] for tasks in sampled]
+    num_tokens = sum(line["prompt_tokens"] for line in lines)
+    assert re.search(rf"requests +{len(lines)}\nprompt tokens +{num_tokens:,}\n", result.stdout)
+
+
+# What a run asks
+
+
+def test_requests_say_exactly_what_the_contract_says(folder):
+    with OpenAIServer(answers_with(make_tasks(40))) as server:
+        generate(folder, server, num_instructions_to_generate=20, seed=3, temperature=0.5, top_p=0.9)
+    body = server.requests[0]["body"]
+    seed_tasks = load_seed_tasks(folder / "seed_tasks.jsonl")
+    prompts = [encode_prompt(sample_seed_tasks(seed_tasks, 3, 3, k), folder / "prompt.txt") for k in range(5)]
+    assert body == {
+        "model": "text-davinci-003",
+        "prompt": prompts,
+        "max_tokens": 3072,
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "n": 1,
+        "stop": ["###\n21."],
+        "logit_bias": {"50256": -100},
+    }
+    assert server.requests[0]["headers"]["authorization"] == "Bearer test-key"
+
+
+def prompts_in(server) -> list[str]:
+    prompts = [request["body"]["prompt"] for request in server.requests]
+    return [p for prompt in prompts for p in ([prompt] if isinstance(prompt, str) else prompt)]
+
+
+def slowly(answer, latency_sec):
+    """answer, after waits of different lengths, so that answers overtake each other."""
+    rng = random.Random(0)
+
+    def answer_later(prompt):
+        time.sleep(rng.random() * latency_sec)
+        return answer(prompt)
+
+    return answer_later
+
+
+def test_a_seed_fixes_the_prompts_whatever_the_order_of_the_answers(folder):
+    asked = []
+    for latency_sec in (0.0, 0.1):
+        tasks = make_tasks(200)
+
+        with OpenAIServer(slowly(answers_with(tasks, 5), latency_sec)) as server:
+            generate(folder, server, num_instructions_to_generate=100, request_batch_size=2, seed=11, output_dir="a")
+        os.rename(folder / "a", folder / f"latency_{latency_sec}")
+        asked.append(prompts_in(server))
+    num_common = min(map(len, asked))
+    seed_tasks = load_seed_tasks(folder / "seed_tasks.jsonl")
+    expected = [
+        encode_prompt(sample_seed_tasks(seed_tasks, 3, 11, k), folder / "prompt.txt") for k in range(num_common)
+    ]
+    assert all(set(expected[: num_common - 16]) <= set(prompts) for prompts in asked)
+
+
+def test_many_requests_are_under_way_at_once_and_never_more_than_allowed(folder):
+    with OpenAIServer(answers_with(make_tasks(300), 5), latency_sec=0.2) as server:
+        result = generate(
+            folder, server, num_instructions_to_generate=250, request_batch_size=1, max_concurrent_requests=6
+        )
+    assert result.returncode == 0
+    assert server.most_under_way == 6
+
+
+def test_no_more_is_asked_for_than_is_likely_to_be_needed(folder):
+    with OpenAIServer(answers_with(make_tasks(200), 17), latency_sec=0.1) as server:
+        generate(folder, server, num_instructions_to_generate=30, request_batch_size=1)
+    assert len(server.requests) == 2
+
+
+def test_one_prompt_per_request_where_the_server_takes_no_list(folder):
+    with OpenAIServer(answers_with(make_tasks(200)), kind="transformers") as server:
+        result = generate(folder, server, num_instructions_to_generate=100, seed=1)
+    assert result.returncode == 0, result.stderr
+    assert len(regen(folder)) == 100
+    assert result.stderr.count("one prompt per request") == 1
+    # The prompts of the refused batches were all sent again, one by one.
+    answered = {request["body"]["prompt"] for request in server.requests if isinstance(request["body"]["prompt"], str)}
+    seed_tasks = load_seed_tasks(folder / "seed_tasks.jsonl")
+    assert encode_prompt(sample_seed_tasks(seed_tasks, 3, 1, 0), folder / "prompt.txt") in answered
+    assert all(len(line["prompt_indices"]) == 1 for line in log(folder))
+
+
+def test_a_refused_logit_bias_is_left_out(folder):
+    with OpenAIServer(answers_with(make_tasks(200)), kind="vllm") as server:
+        result = generate(folder, server, num_instructions_to_generate=100)
+    assert result.returncode == 0, result.stderr
+    assert len(regen(folder)) == 100
+    assert result.stderr.count("without logit_bias") == 1
+
+
+def test_a_chat_only_model_is_noticed(folder):
+    tasks = make_tasks(100)
+    play = answers_with(tasks)
+
+    def answer(prompt):  # sometimes with the label that the prompt already has
+        return random.choice(["", "4. Instruction:", "Sure!\n\n###\n4. Instruction:"]) + play(prompt)
+
+    with OpenAIServer(answer, kind="chat") as server:
+        result = generate(folder, server, num_instructions_to_generate=60, model_name="some-chat-model")
+    assert result.returncode == 0, result.stderr
+    assert len(regen(folder)) == 60
+    assert result.stderr.count("going on with the chat API") == 1
+    chats = [request["body"] for request in server.requests if request["path"].endswith("chat/completions")]
+    assert all("logit_bias" not in body and len(body["messages"]) == 1 for body in chats)
+
+
+def test_the_chat_api_can_be_chosen(folder):
+    with OpenAIServer(answers_with(make_tasks(50))) as server:
+        generate(folder, server, num_instructions_to_generate=30, api="chat")
+    assert {request["path"] for request in server.requests} == {"/v1/chat/completions"}
+    assert len(regen(folder)) == 30
+
+
+def test_without_auto_a_chat_only_model_is_an_error(folder):
+    with OpenAIServer(answers_with(make_tasks(50)), kind="chat") as server:
+        result = generate(folder, server, api="completions")
+    assert_fails_in_one_line(result, "This is a chat model")
+
+
+def test_a_request_that_is_too_long_is_shortened_for_itself_alone(folder):
+    with OpenAIServer(answers_with(make_tasks(60)), context_tokens=2200) as server:
+        result = generate(folder, server, num_instructions_to_generate=30, **ONE_BY_ONE)
+    assert result.returncode == 0, result.stderr
+    assert [request["body"]["max_tokens"] for request in server.requests] == [3072, 2457, 1965] * 3
+
+
+def test_a_prompt_that_never_fits_ends_the_run(folder):
+    with OpenAIServer(answers_with(make_tasks(60)), context_tokens=10) as server:
+        result = generate(folder, server, request_batch_size=1)
+    assert_fails_in_one_line(result, "maximum context length is 10 tokens")
+
+
+# What a run survives
+
+PASSING = [
+    "rate limit",
+    "server error",
+    "overloaded",
+    "no choices",
+    "error with status 200",
+    "not JSON",
+    "another JSON",
+]
+PASSING += ["dropped", "cut", "silent"]
+SHORT_TIMEOUT = f"{PATIENCE}; utils.REQUEST_TIMEOUT_SEC = 0.5"
+
+
+@pytest.mark.parametrize("fault", PASSING)
+def test_a_passing_fault_costs_no_task(fault, folder):
+    tasks = make_tasks(40)
+    with OpenAIServer(answers_with(tasks), faults=lambda number: fault if number % 2 == 0 else None) as server:
+        result = generate(
+            folder,
+            server,
+            SHORT_TIMEOUT,
+            num_instructions_to_generate=40,
+            **ONE_BY_ONE,
+        )
+    assert result.returncode == 0, result.stderr
+    assert_orderly_end(folder, tasks)
+    assert result.stderr.count("retry 1 of 7") == 4
+    assert "Traceback" not in result.stderr
+
+
+def test_all_passing_faults_mixed_cost_no_task(folder):
+    rng = random.Random(0)
+    tasks = make_tasks(400)
+    with OpenAIServer(
+        answers_with(tasks, 5), 0.01, faults=lambda number: rng.choice([*PASSING, *[None] * 20])
+    ) as server:
+        result = generate(folder, server, SHORT_TIMEOUT, num_instructions_to_generate=300, request_batch_size=2)
+    assert result.returncode == 0, result.stderr
+    kept = instructions(regen(folder))
+    assert len(kept) == len(set(kept)) == 300
+    assert set(kept) <= set(instructions(tasks))
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("wrong key", "OPENAI_API_KEY"),
+        ("no permission", "denies permission"),
+        ("unknown model", "retired"),
+        ("no quota", "quota"),
+        ("overloaded", "8 attempts in a row failed"),
+    ],
+)
+def test_a_final_fault_ends_the_run_with_everything_saved(fault, words, folder):
+    tasks = make_tasks(40)
+    with OpenAIServer(answers_with(tasks), faults=lambda number: fault if number >= 2 else None) as server:
+        result = generate(folder, server, PATIENCE, **ONE_BY_ONE)
+    assert result.returncode == 1
+    assert_fails_in_one_line(result, words)
+    assert_orderly_end(folder, tasks[:20])
+    assert re.search(r"kept +20\n", result.stdout)
+
+
+def test_a_teacher_that_yields_nothing_is_stopped_after_20_requests(folder):
+    task = make_tasks(1)[0]
+    with OpenAIServer(lambda prompt: completion_of([task, {**task, "output": ""}])) as server:
+        result = generate(folder, server, **ONE_BY_ONE)
+    assert result.returncode == 1
+    assert_fails_in_one_line(
+        result, "20 requests in a row", "too similar to a known instruction: 20", "empty output: 21"
+    )
+    assert len(server.requests) in (21, 22)  # the next one may start while an answer is judged
+    assert_orderly_end(folder, [task])
+
+
+def test_the_budget_of_tokens_stops_new_requests_and_keeps_the_answers_under_way(folder):
+    with OpenAIServer(answers_with(make_tasks(300)), latency_sec=0.3) as server:
+        result = generate(
+            folder,
+            server,
+            num_instructions_to_generate=250,
+            request_batch_size=1,
+            max_concurrent_requests=4,
+            max_total_tokens=200,
+        )
+    assert result.returncode == 0, result.stderr
+    assert "stopped at --max_total_tokens 200" in result.stderr
+    assert len(server.requests) == 4  # the first answer alone is more than the budget
+    assert len(regen(folder)) == 40
+    assert sorted(os.listdir(folder / "out")) == ["generation_log.jsonl", "regen.json"]
+
+
+def test_a_budget_needs_a_server_that_reports_its_tokens(folder):
+    with OpenAIServer(answers_with(make_tasks(200)), reports_usage=False) as server:
+        assert_fails_in_one_line(generate(folder, server, max_total_tokens=1000), "--max_total_tokens")
+        result = generate(folder, server, num_instructions_to_generate=20)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_ends_orderly(signal_number, folder):
+    tasks = make_tasks(60)
+    play = answers_with(tasks)
+    with OpenAIServer(play, faults=lambda number: "silent" if number >= 2 else None) as server:
+        process = start(folder, server, **ONE_BY_ONE)
+        wait_until(lambda: len(server.requests) == 3)
+        process.send_signal(signal_number)
+        stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == 128 + signal_number
+    assert "Traceback" not in stderr
+    assert "interrupted" in stderr.strip().splitlines()[-1]
+    assert re.search(r"kept +20\n", stdout)
+    assert_orderly_end(folder, tasks[:20])
+
+
+def stored(folder) -> list[str]:
+    """The instructions that are on disk after a kill: in regen.json, and whole in the journal."""
+    regen_path, journal_path = folder / "out" / "regen.json", folder / "out" / "regen_journal.jsonl"
+    kept = instructions(json.loads(regen_path.read_text("utf-8"))) if regen_path.exists() else []
+    lines = journal_path.read_bytes().split(b"\n")[:-1] if journal_path.exists() else []
+    for line in map(json.loads, lines):
+        if line["position"] == len(kept):
+            kept.append(line["task"]["instruction"])
+    return kept
+
+
+def test_twenty_kills_lose_nothing_and_double_nothing(folder):
+    rng = random.Random(1)
+    tasks = make_tasks(4000)
+    before, num_kills_at_work = [], 0
+    frequent = "import journal; journal.MIN_TASKS_TO_FOLD = 1"  # many kills fall into the rewriting of regen.json
+    flags = {"num_instructions_to_generate": 900, "request_batch_size": 1}
+    with OpenAIServer(answers_with(tasks, 3), latency_sec=0.02) as server:
+        for _ in range(20):
+            num_requests = len(server.requests)
+            process = start(folder, server, frequent, **flags)
+            wait_until(lambda n=num_requests, p=process: len(server.requests) > n or p.poll() is not None)
+            time.sleep(rng.random() * 0.3)
+            process.kill()
+            process.communicate()
+            after = stored(folder)
+            assert after[: len(before)] == before
+            num_kills_at_work += len(after) > len(before)
+            before = after
+        assert num_kills_at_work >= 5  # the others came before the first answer
+        result = generate(folder, server, **flags)
+    assert result.returncode == 0, result.stderr
+    final = instructions(regen(folder))
+    assert final[: len(before)] == before
+    assert len(final) == len(set(final)) == 900
+    assert sorted(os.listdir(folder / "out")) == ["generation_log.jsonl", "regen.json"]
+
+
+def test_a_second_run_is_refused_while_the_first_lives_and_not_after_its_kill(folder):
+    with OpenAIServer(answers_with(make_tasks(60)), faults=lambda number: "silent" if number == 0 else None) as server:
+        first = start(folder, server, num_instructions_to_generate=10, request_batch_size=1)
+        wait_until(lambda: server.requests)
+        assert_fails_in_one_line(generate(folder, server), "another run is at work here")
+        first.kill()
+        first.communicate()
+        result = generate(folder, server, num_instructions_to_generate=10, request_batch_size=1)
+    assert result.returncode == 0, result.stderr
+    assert len(regen(folder)) == 10
+
+
+def test_a_full_disk_ends_the_run_in_one_line_and_the_next_run_goes_on(folder):
+    tasks = make_tasks(200)
+    full_disk = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))"
+    flags = {"num_instructions_to_generate": 100, **ONE_BY_ONE}
+    with OpenAIServer(answers_with(tasks)) as server:
+        result = generate(folder, server, full_disk, **flags)
+        assert result.returncode == 1
+        assert_fails_in_one_line(result, "File too large", "Make room")
+        before = stored(folder)
+        assert 10 <= len(before) < 100
+        assert generate(folder, server, **flags).returncode == 0
+    after = instructions(regen(folder))
+    assert after[: len(before)] == before == instructions(tasks)[: len(before)]
+    assert len(after) == len(set(after)) == 100
+
+
+def test_a_regen_json_of_the_original_is_continued_and_kept_as_it_is(folder):
+    old = [{**task, "most_similar_instructions": {"x": 0.25}, "avg_similarity_score": 0.1} for task in make_tasks(5, 7)]
+    (folder / "out").mkdir()
+    (folder / "out" / "regen.json").write_text(json.dumps(old, indent=4), encoding="utf-8")
+    tasks = [*make_tasks(5, 7), *make_tasks(30)]  # known ones first
+    with OpenAIServer(answers_with(tasks)) as server:
+        result = generate(folder, server, num_instructions_to_generate=25, **ONE_BY_ONE)
+    assert result.returncode == 0, result.stderr
+    assert regen(folder)[:5] == old
+    assert_orderly_end(folder, old + tasks[5:25])
+
+
+def test_a_finished_run_makes_no_request_and_needs_no_key(folder):
+    with OpenAIServer(answers_with(make_tasks(60))) as server:
+        assert generate(folder, server, num_instructions_to_generate=20).returncode == 0
+    num_requests = len(server.requests)
+    for target in (20, 7):
+        result = generate(folder, None, num_instructions_to_generate=target, timeout=60)
+        assert result.returncode == 0, result.stderr
+        assert "holds 20 tasks" in result.stdout
+    assert len(server.requests) == num_requests
+    assert len(regen(folder)) == 20
+
+
+def test_a_resumed_run_with_a_seed_goes_on_to_new_prompts(folder):
+    with OpenAIServer(answers_with(make_tasks(100))) as server:
+        for target in (20, 40):
+            generate(
+                folder,
+                server,
+                num_instructions_to_generate=target,
+                **ONE_BY_ONE,
+                seed=2,
+            )
+    assert [line["prompt_indices"] for line in log(folder)] == [[0], [1], [2], [3]]
+
+
+# A user's mistakes
+
+GOOD_FLAGS = {"num_instructions_to_generate": 1}
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"num_instructions_to_generate": 0},
+        {"num_prompt_instructions": 0},
+        {"num_prompt_instructions": 20},
+        {"request_batch_size": 0},
+        {"temperature": -0.1},
+        {"temperature": float("nan")},
+        {"top_p": 1.5},
+        {"num_cpus": 0},
+        {"max_concurrent_requests": 0},
+        {"similarity_threshold": 70.0},
+        {"max_total_tokens": 0},
+        {"api": "text"},
+    ],
+)
+def test_a_value_out_of_range_is_named(flags, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    with pytest.raises(UserError, match=f"^--{next(iter(flags))} "):
+        generate_instruction_following_data(**flags)
+    assert sorted(os.listdir(folder)) == ["prompt.txt", "seed_tasks.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("line", "place"),
+    [
+        ("{", "line 2, column 2: not JSON"),
+        ("[]", "line 2: no seed task"),
+        ('{"instruction": "a"}', "line 2: no seed task"),
+        ('{"instruction": "a", "instances": []}', "line 2: no seed task"),
+        ('{"instruction": "a", "instances": [{"input": ""}]}', "line 2: no seed task"),
+        ('{"instruction": " ", "instances": [{"input": "", "output": "b"}]}', "line 2: no seed task"),
+        ('{"instruction": "a", "instances": [{"input": 1, "output": "b"}]}', "line 2: no seed task"),
+    ],
+)
+def test_a_seed_task_that_cannot_be_used_is_named_with_its_line(line, place, tmp_path):
+    path = tmp_path / "seeds.jsonl"
+    good = '{"instruction": "a", "instances": [{"input": "", "output": "b"}]}'
+    path.write_text(f"{good}\n{line}\n", encoding="utf-8")
+    with pytest.raises(UserError, match=rf"seeds\.jsonl, {place}"):
+        load_seed_tasks(path)
+    path.write_text(f"\n{good}\n\n", encoding="utf-8")
+    assert load_seed_tasks(path) == [{"id": "line 2", "instruction": "a", "input": "", "output": "b"}]
+
+
+def test_mistakes_on_the_command_line_are_one_line(folder):
+    with OpenAIServer(None) as server:
+        assert_fails_in_one_line(generate(folder, server, modelname="x"), "--modelname", "Did you mean --model_name")
+        assert_fails_in_one_line(generate(folder, server, seed_tasks_path="no.jsonl"), "no.jsonl: no such file")
+        assert_fails_in_one_line(generate(folder, server, prompt_path="no.txt"), "no.txt: no such file")
+        assert_fails_in_one_line(generate(folder, server, num_prompt_instructions=13), "has 12 tasks")
+    assert server.requests == []
+    no_key = {"OPENAI_API_KEY": "", "OPENAI_BASE_URL": ""}
+    assert_fails_in_one_line(run_script(*arguments(), cwd=folder, **no_key), "OPENAI_API_KEY")
+
+
+def test_a_damaged_regen_json_is_reported_with_its_position_and_left_untouched(folder):
+    (folder / "out").mkdir()
+    path = folder / "out" / "regen.json"
+    path.write_text('[\n    {"instruction": "Do', encoding="utf-8")
+    with OpenAIServer(None) as server:
+        assert_fails_in_one_line(generate(folder, server), "regen.json, line 2, column 21: not JSON")
+    assert path.read_text(encoding="utf-8") == '[\n    {"instruction": "Do'
+
+
+def test_help_lists_every_flag_and_loads_nothing_heavy():
+    result = run_script("-X", "importtime", "-m", "generate_instruction", COMMAND, "--help")
+    assert result.returncode == 0
+    for flag in ("output_dir", "max_concurrent_requests", "drop_malformed", "prompt_path"):
+        assert f"--{flag}=" in result.stdout + result.stderr
+    loaded = {line.split("|")[-1].strip() for line in result.stderr.splitlines()}
+    assert not loaded & {"torch", "transformers", "openai", "numpy", "rapidfuzz", "tqdm"}
