@@ -239,9 +239,9 @@ EXAMPLES = {
     ),
     'This JavaScript should print the three names but prints three names and then "undefined". Locate the bug and give '
     "the corrected line.": lambda t: (
-        (line := code(t.output).strip())
-        and javascript(
-            "let out = []; console.log = (x) => out.push(x ?? null);\n" + re.sub(r"for .*\{", lambda _: line, t.input),
+        javascript(
+            "let out = []; console.log = (x) => out.push(x ?? null);\n"
+            + re.sub(r"for .*\{", lambda _: code(t.output).strip(), t.input),
             "out",
         )
         == ["Ana", "Bo", "Cy"]

@@ -230,7 +230,7 @@ def test_no_output_of_the_reference_seed_tasks_occurs_in_ours(seed_tasks, refere
         ({"output": "```json\n{'a': 1}\n```"}, "code blocks: json that cannot be read"),
         ({"output": "3 × 1.50 + 2 = 6.60 euros"}, "arithmetic: 3 × 1.50 + 2 is 6.5, not 6.60"),
         ({"output": "So 2,000 / 3 ≈ 666.6."}, "arithmetic: 2,000 / 3 is 666.667, not 666.6"),
-        ({"output": "1 / 8 = 12%"}, "arithmetic: 1 / 8 is 12.5, not 12%"),
+        ({"output": "1 / 8 = 14%"}, "arithmetic: 1 / 8 is 12.5, not 14%"),
         ({"output": "```\nParis"}, "code blocks: a code fence that is not closed"),
     ],
 )
