@@ -102,6 +102,29 @@ class NoveltyFilter:
         self._codes.append(code)
 
 
+def nearest_neighbours(instructions: list[str], num_cpus: int = 1) -> np.ndarray:
+    """The highest ROUGE-L F-measure of each instruction with any other of the list; 0 where there is no other.
+
+    float32[n], right to about 7 digits.
+    """
+    from rapidfuzz.distance import LCSseq
+    from rapidfuzz.process import cdist
+
+    known = NoveltyFilter(instructions)
+    codes, lengths = known._codes, known._lengths[: len(instructions)].astype(np.float32)
+    dtype = np.uint8 if max(map(len, codes), default=0) <= np.iinfo(np.uint8).max else np.int32
+    nearest = np.zeros(len(codes), dtype=np.float32)
+    for start in range(0, len(codes), ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        # Each pair once: a row's own maximum and, transposed, that of the instructions behind it.
+        scores = cdist(codes[rows], codes[start:], scorer=LCSseq.similarity, dtype=dtype, workers=num_cpus)
+        scores = 2 * scores / np.maximum(lengths[rows, None] + lengths[start:], 1)
+        np.fill_diagonal(scores, 0)
+        nearest[rows] = np.maximum(nearest[rows], scores.max(axis=1))
+        nearest[start:] = np.maximum(nearest[start:], scores.max(axis=0))
+    return nearest
+
+
 def _f_measure(lcs: np.ndarray, known_lengths: np.ndarray, new_length: int) -> np.ndarray:
     """F = 2PR / (P + R) with P = lcs / known length and R = lcs / new length; 0 where lcs is 0. Broadcasts."""
     # The order of the operations is rouge-score's: another one rounds differently.

@@ -11,6 +11,12 @@ ROOT = Path(__file__).parent.parent
 REFERENCE_DATA = ROOT.parent / "shared" / "data"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Keep what tests cache out of the user's own cache folder."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def reference_data() -> Path:
     """The folder of reference files beside the checkout; tests that read it are skipped where it is absent."""

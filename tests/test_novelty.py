@@ -15,7 +15,7 @@ from novelty import NoveltyFilter, tokenize
 SCORER = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=False)
 
 # Few words, so that many of them are common; and text that tokenizers treat differently.
-WORDS = st.lists(st.sampled_from("a b c d the of Sort sort, 3.5 it's".split()), max_size=12).map(" ".join)  # noqa: SIM905
+WORDS = st.lists(st.sampled_from("a b c d the of Sort sort, 3.5 it's".split()), max_size=12).map(" ".join)
 TEXTS = st.one_of(WORDS, st.text(max_size=30), st.text("aAbB1 .é\u0130\u212a\n", max_size=30))
 
 

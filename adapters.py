@@ -1,0 +1,121 @@
+"""Low-rank adapters: train a few million weights beside frozen ones (LoRA, arXiv 2106.09685; QLoRA, 2305.14314).
+
+The adapter is saved in peft's format and names its base. Rows that were added to the embeddings ([PAD]) are not in it:
+they are the mean of the others and stay so, and without them the adapter fits the base as it was published.
+"""
+
+# Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
+
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import transformers
+
+from training_checkpoints import MAX_SHARD_SIZE, UNFINISHED
+from utils import UserError
+
+
+@dataclass
+class LoraArguments:
+    lora_rank: int = field(default=0, metadata={"help": "Rank of the adapters; 0 trains all weights instead."})
+    lora_alpha: float = field(
+        default=16.0, metadata={"help": "Scale of the adapters: alpha / rank times their output."}
+    )
+    lora_dropout: float = field(default=0.05, metadata={"help": "Dropout on the adapters' input."})
+    lora_target_modules: list[str] = field(
+        default_factory=lambda: ["q_proj", "k_proj", "v_proj"],
+        metadata={"help": "Names of the linear layers that get an adapter, separated by spaces."},
+    )
+    load_in_4bit: bool = field(
+        default=False, metadata={"help": "Keep the frozen weights in 4 bits (QLoRA; needs a GPU and bitsandbytes)."}
+    )
+    merge_lora: bool = field(
+        default=False,
+        metadata={"help": "Write the full model with the adapter added in; the adapter goes to <output_dir>/adapter."},
+    )
+
+
+def check(lora_args: LoraArguments, meta_model: torch.nn.Module, init_from_config: bool) -> None:
+    """Raise UserError for flags that cannot work with this model or machine, before anything is loaded."""
+    if not lora_args.lora_rank:
+        if lora_args.load_in_4bit or lora_args.merge_lora:
+            raise UserError("--load_in_4bit and --merge_lora are about adapters: add --lora_rank 8, say.")
+        return
+    if lora_args.lora_rank < 0:
+        raise UserError(f"--lora_rank {lora_args.lora_rank}: takes a rank from 1, or 0 to train all weights.")
+    if init_from_config:
+        raise UserError("--lora_rank adapts weights that exist; --init_from_config True starts from none.")
+    names = {name.rpartition(".")[2] for name, module in meta_model.named_modules() if is_linear(module)}
+    for name in lora_args.lora_target_modules:
+        if name not in names:
+            raise UserError(f"--lora_target_modules {name}: the model's linear layers are {', '.join(sorted(names))}.")
+    if lora_args.load_in_4bit:
+        if not torch.cuda.is_available():
+            raise UserError(
+                "--load_in_4bit needs a GPU; without one, leave it out (float32 adapters on frozen weights)."
+            )
+        if not transformers.utils.is_bitsandbytes_available():
+            raise UserError("--load_in_4bit needs bitsandbytes: pip install bitsandbytes.")
+
+
+def is_linear(module: torch.nn.Module) -> bool:
+    return isinstance(module, torch.nn.Linear)
+
+
+def num_adapter_parameters(lora_args: LoraArguments, meta_model: torch.nn.Module) -> int:
+    """rank x (inputs + outputs) for each layer that gets an adapter."""
+    return sum(
+        lora_args.lora_rank * (module.in_features + module.out_features)
+        for name, module in meta_model.named_modules()
+        if is_linear(module) and name.rpartition(".")[2] in lora_args.lora_target_modules
+    )
+
+
+def quantization_config() -> transformers.BitsAndBytesConfig:
+    """QLoRA's: 4-bit NormalFloat with its constants quantized too, arithmetic in bfloat16."""
+    return transformers.BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+
+
+def add_adapters(model: transformers.PreTrainedModel, lora_args: LoraArguments, base: str):
+    """The model as a peft model, in which only the adapters, in float32, are trained."""
+    import peft
+
+    if lora_args.load_in_4bit:
+        model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    config = peft.LoraConfig(
+        task_type="CAUSAL_LM",
+        r=lora_args.lora_rank,
+        lora_alpha=lora_args.lora_alpha,
+        lora_dropout=lora_args.lora_dropout,
+        target_modules=lora_args.lora_target_modules,
+    )
+    model = peft.get_peft_model(model, config)
+    # The base is found again from any folder.
+    model.peft_config["default"].base_model_name_or_path = os.path.abspath(base) if os.path.isdir(base) else base
+    return model
+
+
+def merge(output_dir: Path, base_model: transformers.PreTrainedModel) -> None:
+    """Turn an output folder with an adapter into one with the full model, the adapter below it in adapter/.
+
+    base_model is the model as it was before the adapters, on the CPU and with its added embedding rows.
+    """
+    import peft
+
+    merged = peft.PeftModel.from_pretrained(base_model, output_dir).merge_and_unload()
+    adapter_dir = output_dir / "adapter"
+    adapter_dir.mkdir(exist_ok=True)
+    merged.save_pretrained(output_dir / UNFINISHED, max_shard_size=MAX_SHARD_SIZE)
+    for name in ("adapter_config.json", "adapter_model.safetensors", "README.md"):
+        os.replace(output_dir / name, adapter_dir / name)
+    for path in sorted((output_dir / UNFINISHED).iterdir()):
+        os.replace(path, output_dir / path.name)
+    shutil.rmtree(output_dir / UNFINISHED)

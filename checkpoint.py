@@ -1,0 +1,410 @@
+"""Checkpoints as files: where each tensor lies, slices of it in and out, an output directory that appears whole.
+
+Tensors are read and written in slices with plain file reads and writes. The safetensors library maps whole files
+instead, and mapped pages count as memory of the process, which here must not grow with the model.
+"""
+
+# Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
+
+import collections
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import hashlib
+import json
+import math
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from utils import UserError
+
+# Number types as safetensors files call them, and as torch does. Integers are left out: what they hold in a
+# checkpoint (quantized weights, masks) has no meaningful difference.
+DTYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+}
+ITEMSIZE = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I64": 8, "I32": 4, "I16": 2}
+ITEMSIZE |= {"I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1}
+
+Layout = list[tuple[str, str, tuple[int, ...]]]  # tensor name, dtype, shape, in the order of the file
+Shards = dict[str, Layout]  # by file name
+
+# Weights and what else a training run leaves in its folder stay behind when the small files are copied.
+SMALL_FILES = ("config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json")
+SMALL_FILES += ("chat_template*", "vocab.*", "merges.txt", "*.model", "*.tiktoken")
+
+
+def torch_dtype(dtype: str):
+    """torch.float16 for "F16", and so on."""
+    import torch
+
+    return getattr(torch, DTYPES[dtype])
+
+
+# A file is flushed to disk whenever so much was written to it. The disk then works from the start, the pages are
+# used again instead of filling the memory with a model's worth of them, and there is little to wait for in the end.
+FLUSH_BYTES = 1 << 26
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredTensor:
+    """One tensor of a checkpoint: the file that holds it, from which byte on, and what it is."""
+
+    name: str
+    path: Path
+    offset: int
+    dtype: str  # a key of DTYPES, or another name if it is of no use here
+    shape: tuple[int, ...]
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.numel * ITEMSIZE[self.dtype]
+
+    def read(self, start: int, stop: int):
+        """Elements start to stop of the flattened tensor: Tensor[stop - start] in the tensor's own dtype."""
+        import torch
+
+        values = torch.empty(stop - start, dtype=torch_dtype(self.dtype))
+        view = memoryview(values.view(torch.uint8).numpy())
+        try:
+            with open(self.path, "rb", buffering=0) as f:
+                f.seek(self.offset + start * ITEMSIZE[self.dtype])
+                while view and (num_bytes := f.readinto(view)):
+                    view = view[num_bytes:]
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be read ({error.strerror}).") from None
+        if view:
+            raise UserError(f"{self.path}: ends inside tensor {self.name}; the file is truncated. Copy it again.")
+        return values
+
+
+def open_checkpoint(directory: str | os.PathLike, prefix: str = "") -> dict[str, StoredTensor]:
+    """Every tensor of a saved model by name, in the order of the files; no weights are read.
+
+    Looks for what transformers looks for, in the same order: model.safetensors, its index with shards, and
+    pytorch_model.bin likewise (read with the restricted unpickler). With a prefix, for "<prefix>model.safetensors".
+    Raises UserError where a file is missing or truncated, or where index and shards disagree.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise UserError(
+            f"{directory}: no such directory. It has to be a local folder with a saved model "
+            "(`hf download <name> --local-dir <folder>` fetches one from the Hub)."
+        )
+    names = [f"{prefix}model.safetensors"] + ([] if prefix else ["pytorch_model.bin"])
+    for name in names:
+        read_tensors = _safetensors_tensors if name.endswith(".safetensors") else _pickled_tensors
+        if (directory / name).is_file():
+            return read_tensors(directory / name)
+        if (directory / f"{name}.index.json").is_file():
+            return _sharded_tensors(directory / f"{name}.index.json", prefix, read_tensors)
+    raise UserError(f"{directory}: holds no model; expected {' or '.join(names)}, or its index (<name>.index.json).")
+
+
+def _sharded_tensors(index_path: Path, prefix: str, read_tensors) -> dict[str, StoredTensor]:
+    """The tensors of all shards, after a check that the index names each of them once and nothing else."""
+    weight_map = _strict_json(index_path.read_bytes(), index_path).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()) or not weight_map:
+        raise UserError(f"{index_path}: has no weight_map from tensors to files. Copy the index again.")
+    tensors = {}
+    for shard in sorted(set(weight_map.values())):
+        path = index_path.with_name(prefix + Path(shard).name)
+        if Path(shard).name != shard:
+            raise UserError(f"{index_path}: names {shard!r}, which is not a file beside it.")
+        if not path.is_file():
+            raise UserError(f"{path}: missing, but {index_path.name} names it. Copy that shard again.")
+        for name, tensor in read_tensors(path).items():
+            if name in tensors:
+                raise UserError(f"{path}: holds tensor {name}, which {tensors[name].path.name} holds too.")
+            # Only these buffers are known to lie in shards without being in the index.
+            if weight_map.get(name) != shard and not name.endswith("inv_freq"):
+                where = f"puts it into {weight_map[name]}" if name in weight_map else "does not name it"
+                raise UserError(f"{path}: holds tensor {name}, but {index_path.name} {where}.")
+            tensors[name] = tensor
+    for name, shard in weight_map.items():
+        if name not in tensors:
+            raise UserError(f"{index_path}: says that {prefix}{shard} holds tensor {name}, which it does not.")
+    return tensors
+
+
+def _strict_json(text: bytes, path: Path) -> dict:
+    """A JSON object in which no key stands twice. json.loads by itself keeps the last of them."""
+
+    def unique(pairs: list[tuple]) -> dict:
+        for key, count in collections.Counter(key for key, _ in pairs).items():
+            if count > 1:
+                raise UserError(f"{path}: names {key!r} twice. Copy the file again.")
+        return dict(pairs)
+
+    try:
+        content = json.loads(text, object_pairs_hook=unique)
+    except ValueError:  # not JSON, or not UTF-8
+        content = None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: damaged, no JSON object where one has to be. Copy the file again.")
+    return content
+
+
+def read_header(path: Path) -> bytes:
+    """The header of a safetensors file with the eight bytes that give its length."""
+    with open(path, "rb") as f:
+        size = f.read(8)
+        length = int.from_bytes(size, "little")
+        if len(size) < 8 or length > path.stat().st_size - 8:
+            raise UserError(f"{path}: truncated or no safetensors file. Copy it again.")
+        return size + f.read(length)
+
+
+def _safetensors_tensors(path: Path) -> dict[str, StoredTensor]:
+    """What the header of a safetensors file says, after a check that it fits the file to the last byte."""
+    header = read_header(path)
+    entries = _strict_json(header[8:], path)
+    metadata = entries.pop("__metadata__", {"format": "pt"})
+    if not isinstance(metadata, dict) or metadata.get("format") not in ("pt", "tf", "flax", "mlx", "np"):
+        raise UserError(f"{path}: damaged header, its metadata names no known format. Copy the file again.")
+    tensors, end = [], len(header)
+    try:
+        for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"]):
+            tensor = StoredTensor(name, path, end, entry["dtype"], tuple(entry["shape"]))
+            if any(type(n) is not int or n < 0 for n in tensor.shape):
+                raise ValueError(f"tensor {name} has no shape")
+            if entry["data_offsets"] != [end - len(header), end - len(header) + tensor.nbytes]:
+                raise ValueError(f"tensor {name} has a length that is not its own")
+            tensors.append(tensor)
+            end += tensor.nbytes
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path}: damaged header ({error!r}). Copy the file again.") from None
+    if end != path.stat().st_size:
+        raise UserError(f"{path}: {path.stat().st_size} bytes long, its header says {end}; truncated? Copy it again.")
+    return {tensor.name: tensor for tensor in tensors}
+
+
+def _pickled_tensors(path: Path) -> dict[str, StoredTensor]:
+    """Where the tensors of a pickled shard lie. torch's restricted unpickler builds tensors and runs nothing else."""
+    import pickle
+
+    import torch
+
+    dtypes = {getattr(torch, name): dtype for dtype, name in DTYPES.items()}
+    try:
+        state_dict = torch.load(path, map_location="meta", weights_only=True)
+    except pickle.UnpicklingError:
+        raise UserError(f"{path}: refused, this pickle is more than tensors and could run code.") from None
+    except (RuntimeError, ValueError, EOFError, OSError, KeyError) as error:
+        raise UserError(f"{path}: truncated or damaged ({first_line(error)}). Copy it again.") from None
+    if not isinstance(state_dict, dict) or not all(isinstance(t, torch.Tensor) for t in state_dict.values()):
+        raise UserError(f"{path}: not a state dict, which maps names to tensors and nothing else.")
+    tensors, file_bytes = {}, path.stat().st_size
+    for name, value in state_dict.items():
+        # Set for data that was not loaded (map_location="meta"); absent in the format of torch < 1.6.
+        storage_offset = getattr(value.untyped_storage(), "_checkpoint_offset", None)
+        if storage_offset is None or not value.is_contiguous():
+            raise UserError(f"{path}: tensor {name} is stored in an old or a transposed form. Save the model again.")
+        offset = storage_offset + value.storage_offset() * value.element_size()
+        tensor = StoredTensor(name, path, offset, dtypes.get(value.dtype, str(value.dtype)), tuple(value.shape))
+        if offset + value.numel() * value.element_size() > file_bytes:
+            raise UserError(f"{path}: ends before tensor {name} does; truncated? Copy it again.")
+        tensors[name] = tensor
+    return tensors
+
+
+def first_line(error: Exception) -> str:
+    """What a library's error says, as a part of one line."""
+    return (str(error).strip() or repr(error)).splitlines()[0].rstrip(".")
+
+
+def size_text(num_bytes: float) -> str:
+    """Bytes for people, such as "26.95 GB"."""
+    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.2f} MB"
+
+
+@contextlib.contextmanager
+def os_errors_in_one_line() -> Iterator[None]:
+    """A disk that is full, a file without permission, a quota: turn it into a UserError."""
+    try:
+        yield
+    except OSError as error:
+        advice = " Free some space and run it again." if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        raise UserError(f"{error.filename or 'file system'}: {error.strerror}.{advice}") from error
+
+
+def check_unused(target: str | os.PathLike) -> None:
+    """Raise UserError if target cannot become a new folder."""
+    target = Path(target).resolve()
+    if target.exists() and not target.is_dir():
+        raise UserError(f"{target}: is a file. Name a new folder.")
+    if target.is_dir() and (os.path.ismount(target) or any(target.iterdir())):
+        raise UserError(f"{target}: in use; nothing in it was touched. Name a new or an empty folder.")
+
+
+@contextlib.contextmanager
+def new_directory(target: str | os.PathLike, num_bytes: int) -> Iterator[Path]:
+    """A folder beside target that becomes target when the block ends without an error, and is removed otherwise.
+
+    A target that is in use is refused, and so is a disk with less than num_bytes free. What a killed run has left
+    behind is removed by the next one, which knows from the lock that no process writes there.
+    """
+    check_unused(target)
+    target = Path(target).resolve()
+    partial = target.with_name(f"{target.name}.weight_diff-partial")
+    if partial.is_symlink():
+        raise UserError(f"{partial}: a link, and no place to write. Remove it.")
+    partial.mkdir(parents=True, exist_ok=True)
+    lock = os.open(partial, os.O_RDONLY)
+    try:
+        _lock_and_clear(partial, lock)
+        try:
+            _check_disk_space(partial, num_bytes)
+            yield partial
+            os.fsync(lock)
+            os.rename(partial, target)
+            _flush(target.parent)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+    finally:
+        os.close(lock)
+
+
+def _lock_and_clear(partial: Path, lock: int) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(f"{partial}: another run is writing there. Wait for it, or name another folder.") from None
+    if any(not entry.is_file() for entry in partial.iterdir()):
+        raise UserError(f"{partial}: not what an interrupted run leaves behind. Move it away.")
+    for entry in list(partial.iterdir()):
+        entry.unlink()
+
+
+def _check_disk_space(directory: Path, num_bytes: int) -> None:
+    free = shutil.disk_usage(directory).free
+    if num_bytes > free:
+        raise UserError(
+            f"{directory.parent}: {size_text(num_bytes)} needed, {size_text(free)} free. "
+            "Free some space, or name a folder on another disk."
+        )
+
+
+class ShardWriter:
+    """Safetensors files of known layout, whose tensors may be written in slices, in any order, by many threads.
+
+    The header comes last: until finish, no library takes what is there for a model.
+    """
+
+    def __init__(self, directory: Path, shards: Shards):
+        self.headers, self.tensors = {}, {}
+        self.lock, self.unflushed = threading.Lock(), collections.Counter()
+        for file_name, layout in shards.items():
+            path = directory / file_name
+            header = _safetensors_header(layout)
+            offset = len(header)
+            for name, dtype, shape in layout:
+                self.tensors[name] = StoredTensor(name, path, offset, dtype, tuple(shape))
+                offset += self.tensors[name].nbytes
+            with _named_errors(path), open(path, "xb") as f:
+                f.truncate(offset)
+            self.headers[path] = header
+
+    def write(self, name: str, start: int, values) -> None:
+        """Write values, Tensor[n] of the tensor's dtype, to the elements from start on."""
+        tensor = self.tensors[name]
+        _write_at(tensor.path, tensor.offset + start * ITEMSIZE[tensor.dtype], bytes_of(values))
+        with self.lock:
+            self.unflushed[tensor.path] += values.nbytes
+            if self.unflushed[tensor.path] < FLUSH_BYTES:
+                return
+            self.unflushed[tensor.path] = 0
+        _flush(tensor.path)
+
+    def finish(self) -> dict[str, str]:
+        """Write the headers and wait for the disk. Returns the SHA-256 of each file's header by file name."""
+        for path, header in self.headers.items():
+            _write_at(path, 0, memoryview(header))
+            _flush(path)
+        return {path.name: hashlib.sha256(header).hexdigest() for path, header in self.headers.items()}
+
+
+def bytes_of(values) -> memoryview:
+    """The memory of a flat CPU tensor, for files and hashes."""
+    import torch
+
+    return memoryview(values.view(torch.uint8).numpy())
+
+
+def _write_at(path: Path, offset: int, data: memoryview) -> None:
+    with _named_errors(path), open(path, "r+b", buffering=0) as f:
+        f.seek(offset)
+        while data:
+            data = data[f.write(data) :]
+
+
+@contextlib.contextmanager
+def _named_errors(path: Path) -> Iterator[None]:
+    """Only open itself says which file it was."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = path
+        raise
+
+
+def _safetensors_header(layout: Layout) -> bytes:
+    """The same bytes as the safetensors library writes for tensors in this order."""
+    header, end = {"__metadata__": {"format": "pt"}}, 0
+    for name, dtype, shape in layout:
+        start, end = end, end + math.prod(shape) * ITEMSIZE[dtype]
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on disk, and give the memory of its pages back."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        with _named_errors(path):
+            os.fsync(file)
+        if hasattr(os, "posix_fadvise"):  # not on macOS
+            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(file)
+
+
+def total_bytes(shards: Shards) -> int:
+    return sum(math.prod(shape) * ITEMSIZE[dtype] for layout in shards.values() for _, dtype, shape in layout)
+
+
+def index_of(shards: Shards) -> bytes:
+    """The index of a sharded model, as transformers reads it."""
+    weight_map = {name: file_name for file_name, layout in shards.items() for name, _, _ in layout}
+    index = {"metadata": {"total_size": total_bytes(shards)}, "weight_map": weight_map}
+    return (json.dumps(index, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a small file and wait until it is on disk."""
+    with _named_errors(path), open(path, "xb") as f:
+        f.write(content)
+        f.flush()
+        os.fsync(f.fileno())
+
+
+def small_files(directory: str | os.PathLike) -> dict[str, bytes]:
+    """Configuration and tokenizer of a saved model: file name -> content."""
+    paths = {path for pattern in SMALL_FILES for path in Path(directory).glob(pattern) if path.is_file()}
+    return {path.name: path.read_bytes() for path in sorted(paths)}

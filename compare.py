@@ -1,0 +1,310 @@
+"""Compare two models on the same instructions: collect their responses, have a model or people judge them blindly.
+
+python compare.py generate --model_name_or_path <model folder> --instructions_path eval.jsonl --output_path a.json
+python compare.py judge --predictions_1 a.json --predictions_2 b.json --model_name <judge> --output_path verdicts.jsonl
+python compare.py human --predictions_1 a.json --predictions_2 b.json --output_path votes.jsonl
+python compare.py report --verdicts_path verdicts.jsonl
+
+`generate` writes <output_path> in AlpacaEval's format; `judge` and `human` append each verdict to <output_path> as it
+comes and end with a table. All three continue when started again. The model behind a server is asked through the
+OpenAI API at OPENAI_BASE_URL.
+"""
+
+# Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
+
+import asyncio
+import hashlib
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import inference
+from append_only import AppendOnlyFile, read_settings_and_rows
+from evaluation_files import Pair, Task, load_pairs, load_tasks, prediction
+from inference import Decoding
+from preferences import human_table, judge_table
+from utils import UserError, format_prompt, jdump, jload, read_text, run_commands
+
+# ---- Responses ----
+
+
+def generate(
+    instructions_path: str,
+    output_path: str,
+    model_name_or_path: str | None = None,
+    model_name: str | None = None,
+    generator: str | None = None,
+    max_new_tokens: int = 512,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    batch_size: int = 32,
+    seed: int | None = None,
+    api: str = "auto",
+    max_concurrent_requests: int = 8,
+    cache_dir: str | None = None,
+) -> None:
+    """Write a model's responses to all instructions of a file, as a JSON list in AlpacaEval's format.
+
+    Args:
+        instructions_path: JSON list or JSON lines of the Self-Instruct evaluation, Alpaca's or AlpacaEval's format.
+        output_path: JSON file to write; until it is complete, responses are kept in <output_path>.partial.
+        model_name_or_path: local model folder, adapter folder, or name on the Hub.
+        model_name: instead, the model of an OpenAI-compatible server.
+        generator: what to call the model in the file; its own name, if left out.
+        max_new_tokens: longest response, in tokens.
+        temperature: 0 always takes the likeliest token.
+        top_p: draw from the likeliest tokens that together have this probability.
+        batch_size: responses that a local model writes at the same time.
+        seed: of a local model's draws.
+        api: how to ask a server; completions, chat, or auto, which begins with chat.
+        max_concurrent_requests: requests to a server under way at the same time, at most.
+        cache_dir: where models from the Hub are kept.
+    """
+    decoding = Decoding(max_new_tokens, temperature, top_p)
+    decoding.check()
+    if (model_name_or_path is None) == (model_name is None):
+        raise UserError("generate takes either --model_name_or_path (local) or --model_name (on a server).")
+    for flag, value in (("batch_size", batch_size), ("max_concurrent_requests", max_concurrent_requests)):
+        if value < 1:
+            raise UserError(f"--{flag} {value}: takes a number from 1.")
+    tasks = load_tasks(instructions_path)
+    model = model_name or model_name_or_path
+    generator = generator or model.rstrip("/").rpartition("/")[2]
+    settings = {
+        "model": model,
+        "instructions": digest(task.text for task in tasks),
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+    }
+    if Path(output_path).exists():
+        check_complete(output_path, tasks, generator)
+        print(f"{output_path} already holds all {len(tasks):,} responses.")
+        return
+    partial_path = Path(f"{output_path}.partial")
+    with AppendOnlyFile(partial_path, settings) as file:
+        done = {row["index"] for row in file.rows}
+        remaining = {i: task for i, task in enumerate(tasks) if i not in done}
+        if not remaining:
+            responses = iter(())
+        elif model_name:
+            responses = ask_for_responses(model_name, api, decoding, remaining, max_concurrent_requests)
+        else:
+            responses = local_responses(model_name_or_path, cache_dir, decoding, remaining, batch_size, seed)
+        for index, output, finish_reason in with_progress(responses, len(tasks), len(done), "responses"):
+            file.append({"index": index, "output": output, "finish_reason": finish_reason})
+        write_predictions(file.rows, tasks, generator, Path(instructions_path).stem, output_path)
+        partial_path.unlink()
+
+
+def write_predictions(rows: list[dict], tasks: list[Task], generator: str, dataset: str, output_path: str) -> None:
+    """Write the collected responses in the order of their tasks."""
+    outputs = {row["index"]: row["output"] for row in rows}
+    jdump([prediction(task, outputs[i], generator, dataset) for i, task in enumerate(tasks)], output_path)
+    num_cut = sum(row["finish_reason"] == "length" for row in rows)
+    print(f"{output_path} holds {len(tasks):,} responses; {num_cut:,} were cut off at --max_new_tokens.")
+
+
+def check_complete(output_path: str, tasks: list[Task], generator: str) -> None:
+    """Raise UserError where a file that exists is not the complete output of this command."""
+    entries = jload(output_path)
+    expected = [(task.text, generator) for task in tasks]
+    if not isinstance(entries, list) or expected != [
+        (entry.get("instruction"), entry.get("generator")) for entry in entries if isinstance(entry, dict)
+    ]:
+        raise UserError(f"{output_path} exists and holds something else. Name another file, or move it away.")
+
+
+def local_responses(
+    model_name_or_path: str, cache_dir: str | None, decoding: Decoding, tasks: dict[int, Task], batch_size: int, seed
+) -> Iterator[tuple[int, str, str]]:
+    """(index, response, finish reason) of each task, as the responses end."""
+    local = inference.load_model(model_name_or_path, cache_dir)
+    indices = list(tasks)
+    prompts = [format_prompt(task.instruction, task.input) for task in tasks.values()]
+    for i, output, finish_reason in inference.generate(local, prompts, decoding, batch_size, seed):
+        yield indices[i], output, finish_reason
+
+
+def ask_for_responses(
+    model_name: str, api: str, decoding: Decoding, tasks: dict[int, Task], max_concurrent_requests: int
+) -> Iterator[tuple[int, str, str | None]]:
+    """(index, response, finish reason) of each task, as a server's answers arrive."""
+    from server_model import chat_message
+
+    def texts(index: int) -> tuple[str, str]:
+        task = tasks[index]
+        return chat_message(task.instruction, task.input), format_prompt(task.instruction, task.input)
+
+    answers = ask_concurrently(model_name, api, decoding, tasks, texts, max_concurrent_requests)
+    for index, (text, finish_reason) in answers:
+        yield index, text.strip(), finish_reason
+
+
+def ask_concurrently(model_name: str, api: str, decoding: Decoding, items, texts, max_concurrent_requests: int):
+    """(item, (text, finish reason)) for every item, as a server answers; texts(item) is its message and its prompt."""
+    from tqdm import tqdm
+
+    from server_model import ServerModel, as_answered
+
+    model = ServerModel(model_name, api, decoding, notice=lambda text: tqdm.write(text, file=sys.stderr))
+    # An event loop that is driven from here, so that the caller's loop is a plain one.
+    with asyncio.Runner() as runner:
+        runner.run(model.check_reachable())
+        answers = as_answered(items, lambda item: model.respond(*texts(item)), max_concurrent_requests)
+        try:
+            while (answer := runner.run(next_or_none(answers))) is not None:
+                yield answer
+        finally:
+            runner.run(answers.aclose())
+
+
+async def next_or_none(answers):
+    return await anext(answers, None)
+
+
+def with_progress(items, total: int, initial: int, unit: str):
+    from tqdm import tqdm
+
+    yield from tqdm(items, total=total, initial=initial, unit=f" {unit}")
+
+
+def digest(texts) -> str:
+    """A short fingerprint of texts, by which a run knows its own files again."""
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
+
+
+# ---- Verdicts of a model ----
+
+VERDICT = re.compile(r"\W*verdict\W+(1|2|tie)\W*", re.IGNORECASE)
+VERDICT_NAMES = {"1": "first", "2": "second", "tie": "tie"}
+
+
+def judge(
+    predictions_1: str,
+    predictions_2: str,
+    model_name: str,
+    output_path: str,
+    prompt_path: str = "./judge_prompt.txt",
+    api: str = "auto",
+    max_new_tokens: int = 1024,
+    max_concurrent_requests: int = 8,
+) -> None:
+    """Have a model behind an OpenAI-compatible server compare two models' responses, each pair in both orders.
+
+    Args:
+        predictions_1: a model's responses, in AlpacaEval's or Self-Instruct's format.
+        predictions_2: the other model's, to the same instructions.
+        model_name: the judge, as its server calls it; asked at temperature 0.
+        output_path: JSON lines file that gets each verdict, with the judge's whole reply, as it comes.
+        prompt_path: text with {task}, {first} and {second}, which asks for a last line such as "Verdict: 1".
+        api: how to ask the server; completions, chat, or auto, which begins with chat.
+        max_new_tokens: longest reply of the judge, in tokens.
+        max_concurrent_requests: requests under way at the same time, at most.
+    """
+    decoding = Decoding(max_new_tokens)
+    decoding.check()
+    if max_concurrent_requests < 1:
+        raise UserError(f"--max_concurrent_requests {max_concurrent_requests}: takes a number from 1.")
+    template = load_judge_prompt(prompt_path)
+    names, pairs = load_pairs(predictions_1, predictions_2)
+    settings = {**pair_settings("judge", names, pairs), "judge": model_name, "prompt": digest([template])}
+    with AppendOnlyFile(output_path, settings) as file:
+        done = {(row["instruction"], row["input"], row["first"]) for row in file.rows}
+        items = [
+            (pair, first)
+            for pair in pairs
+            for first in (1, 2)
+            if (pair.task.instruction, pair.task.input, first) not in done
+        ]
+
+        def texts(item: tuple[Pair, int]) -> tuple[str, str]:
+            prompt = judge_prompt(template, *item)
+            return prompt, prompt
+
+        replies = ask_concurrently(model_name, api, decoding, items, texts, max_concurrent_requests) if items else ()
+        for (pair, first), (reply, finish_reason) in with_progress(replies, 2 * len(pairs), len(done), "verdicts"):
+            verdict = read_verdict(reply) if finish_reason != "length" else "unparsable"
+            row = {"instruction": pair.task.instruction, "input": pair.task.input, "first": first, "verdict": verdict}
+            file.append({**row, "reply": reply})
+        print(judge_table(names, file.rows))
+
+
+def load_judge_prompt(path: str) -> str:
+    template = read_text(path)
+    for field in ("{task}", "{first}", "{second}"):
+        if template.count(field) != 1:
+            raise UserError(f"{path}: the judge's prompt has to hold {field} once.")
+    return template
+
+
+def judge_prompt(template: str, pair: Pair, first: int) -> str:
+    """The prompt in which model number `first` has the first response. What the texts hold is not filled in again."""
+    outputs = pair.outputs if first == 1 else pair.outputs[::-1]
+    texts = {"{task}": pair.task.text, "{first}": outputs[0], "{second}": outputs[1]}
+    return re.sub(r"{task}|{first}|{second}", lambda match: texts[match[0]], template)
+
+
+def read_verdict(reply: str) -> str:
+    """ "first", "second" or "tie", where the reply's lines give one verdict and no other; else "unparsable".
+
+    >>> read_verdict("The second one is right.\\n**Verdict: 2**"), read_verdict("Verdict: 1 or 2"), read_verdict("2")
+    ('second', 'unparsable', 'unparsable')
+    """
+    found = {match[1].lower() for line in reply.splitlines() if (match := VERDICT.fullmatch(line))}
+    return VERDICT_NAMES[found.pop()] if len(found) == 1 else "unparsable"
+
+
+def pair_settings(kind: str, names: tuple[str, str], pairs: list[Pair]) -> dict:
+    """What a file of verdicts begins with: a verdict holds for these responses only."""
+    texts = (text for pair in pairs for text in (pair.task.text, *pair.outputs))
+    return {"kind": kind, "model_1": names[0], "model_2": names[1], "responses": digest(texts)}
+
+
+# ---- Verdicts of people ----
+
+
+def human(
+    predictions_1: str,
+    predictions_2: str,
+    output_path: str,
+    seed: int = 0,
+    host: str = "127.0.0.1",
+    port: int = 7861,
+) -> None:
+    """Serve a web page on which people compare two models' responses blindly; Ctrl-C ends and prints the table.
+
+    Args:
+        predictions_1: a model's responses, in AlpacaEval's or Self-Instruct's format.
+        predictions_2: the other model's, to the same instructions.
+        output_path: JSON lines file that gets each vote before the rater sees the next pair.
+        seed: of the raters' random orders; each rater has another one.
+        host: address to serve at; 0.0.0.0 lets in whoever reaches this machine.
+        port: port to serve at.
+    """
+    from rating_page import CSS, BlindEvaluation, build_page, keyboard
+    from web_page import check_port, serve
+
+    names, pairs = load_pairs(predictions_1, predictions_2)
+    check_port(host, port)
+    with AppendOnlyFile(output_path, {**pair_settings("human", names, pairs), "seed": seed}) as file:
+        serve(build_page(BlindEvaluation(pairs, file, seed)), host, port, CSS, keyboard())
+        print(human_table(names, file.rows))
+
+
+def report(verdicts_path: str) -> None:
+    """Print the table of a file that `judge` or `human` has written, also while it is being written.
+
+    Args:
+        verdicts_path: JSON lines file with their verdicts.
+    """
+    settings, rows = read_settings_and_rows(verdicts_path)
+    tables = {"judge": judge_table, "human": human_table}
+    if settings.get("kind") not in tables:
+        raise UserError(f"{verdicts_path}: not a file of `compare.py judge` or `compare.py human`.")
+    print(tables[settings["kind"]]((settings["model_1"], settings["model_2"]), rows))
+
+
+if __name__ == "__main__":
+    run_commands({"generate": generate, "judge": judge, "human": human, "report": report})

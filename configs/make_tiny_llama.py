@@ -1,0 +1,83 @@
+"""The tiny model of the quick start: a LLaMA of 3 million parameters with a tokenizer trained on our data.
+
+python configs/make_tiny_llama.py config
+python configs/make_tiny_llama.py base --output_dir out/base
+
+The first writes configs/tiny-llama: configuration and tokenizer, no weights; `train.py --init_from_config True` starts
+from random ones. The second writes the model with the very weights that it starts from. The tokenizer has the parts
+of LLaMA's: <s> before every text, </s>, <unk>, no pad token.
+"""
+
+# Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+
+from utils import format_prompt, run_commands  # noqa: E402
+
+FOLDER = ROOT / "configs" / "tiny-llama"
+
+
+def config() -> None:
+    """Write configs/tiny-llama anew, after a change of alpaca_data.json."""
+    import transformers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+    from example_files import load_examples
+
+    examples = load_examples(str(ROOT / "alpaca_data.json"))
+    texts = [format_prompt(example["instruction"], example["input"]) + example["output"] for example in examples]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=3000,
+        special_tokens=["<unk>", "<s>", "</s>"],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>", model_max_length=512
+    ).save_pretrained(FOLDER)
+    transformers.LlamaConfig(
+        vocab_size=3000,
+        hidden_size=192,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=6,
+        num_key_value_heads=6,
+        max_position_embeddings=512,
+        initializer_range=0.05,  # about 1 / sqrt(hidden_size)
+        bos_token_id=1,
+        eos_token_id=2,
+        tie_word_embeddings=False,
+        architectures=["LlamaForCausalLM"],
+    ).save_pretrained(FOLDER)
+
+
+def base(output_dir: str, seed: int = 42) -> None:
+    """Write the model with the random weights from which train.py --init_from_config True starts.
+
+    Args:
+        output_dir: Folder for weights, configuration and tokenizer.
+        seed: That of the training run; 42 is the Trainer's default.
+    """
+    import torch
+    import transformers
+
+    transformers.set_seed(seed)
+    model = transformers.AutoModelForCausalLM.from_config(
+        transformers.AutoConfig.from_pretrained(FOLDER), dtype=torch.float32
+    )
+    model.save_pretrained(output_dir)
+    transformers.AutoTokenizer.from_pretrained(FOLDER).save_pretrained(output_dir)
+
+
+if __name__ == "__main__":
+    run_commands({"config": config, "base": base})

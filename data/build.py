@@ -1,0 +1,103 @@
+"""Rebuild alpaca_data.json from the recorded answers of the teacher, byte for byte.
+
+python -m data.build alpaca_data
+python -m data.build replay --num_instructions_to_generate 100 --output_dir out/quick_start
+
+The first lets generate_instruction.py ask a local server that plays all of tests/fixtures/teacher_completions.jsonl,
+applies data/corrections.json to what the generator kept, and writes alpaca_data.json. The second stops after the
+generator, and leaves its regen.json in <output_dir>.
+"""
+
+# Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from data.record import COMPLETIONS_PATH, NUM_PROMPT_INSTRUCTIONS, ROOT, SEED, SEED_TASKS_PATH
+from generate_instruction import LAST_TASK_NUMBER
+from tests.openai_server import OpenAIServer, recorded_answers
+from utils import UserError, jdump, jload, run_commands
+
+DATA_PATH = ROOT / "alpaca_data.json"
+CORRECTIONS_PATH = ROOT / "data" / "corrections.json"
+PARTS = ("instruction", "input", "output")
+
+
+def replay(output_dir: str, num_instructions_to_generate: int | None = None) -> None:
+    """Run generate_instruction.py on the recordings, all of them where no number of tasks is given.
+
+    Args:
+        output_dir: Folder for regen.json and the log; a regen.json that lies there is continued.
+        num_instructions_to_generate: Tasks in regen.json at the end.
+    """
+    recordings = [json.loads(line) for line in COMPLETIONS_PATH.read_text(encoding="utf-8").splitlines()]
+    most_tasks = LAST_TASK_NUMBER - NUM_PROMPT_INSTRUCTIONS  # in one completion
+    flags = {
+        "output_dir": str(Path(output_dir).resolve()),
+        "seed_tasks_path": SEED_TASKS_PATH,
+        "prompt_path": ROOT / "prompt.txt",
+        "num_instructions_to_generate": num_instructions_to_generate or most_tasks * len(recordings),
+        "num_prompt_instructions": NUM_PROMPT_INSTRUCTIONS,
+        "seed": SEED,
+        # One request after another: the order in which answers arrive decides which of two similar tasks is kept.
+        "request_batch_size": 1,
+        "max_concurrent_requests": 1,
+        "num_cpus": 1,
+        # The local server counts words. When the last recording has been played, the budget is used up.
+        "max_total_tokens": sum(len(r["prompt"].split()) + len(r["completion"].split()) for r in recordings),
+    }
+    command = [sys.executable, "-m", "generate_instruction", "generate_instruction_following_data"]
+    command += [f"--{name}={value}" for name, value in flags.items()]
+    with OpenAIServer(recorded_answers(COMPLETIONS_PATH)) as server:
+        # A proxy must not see requests to the loopback interface.
+        environment = {**os.environ, **server.environment, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+        result = subprocess.run(command, cwd=ROOT, env=environment, check=False)
+    if result.returncode != 0:
+        raise UserError(f"generate_instruction.py ended with exit code {result.returncode}; its message is above.")
+
+
+def alpaca_data(data_path: str = str(DATA_PATH)) -> None:
+    """Replay all recordings, apply the corrections, and write the data.
+
+    Args:
+        data_path: JSON file to write.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        replay(folder)
+        tasks = [{part: task[part] for part in PARTS} for task in jload(Path(folder) / "regen.json")]
+    corrections = jload(CORRECTIONS_PATH)
+    corrected = apply_corrections(tasks, corrections)
+    jdump(corrected, data_path)
+    num_removed = len(tasks) - len(corrected)
+    print(f"{len(tasks):,} tasks kept by the generator, {num_removed} of them removed by hand,")
+    print(f"{len(corrections) - num_removed} corrected: {len(corrected):,} examples in {data_path}")
+
+
+def apply_corrections(tasks: list[dict], corrections: list[dict]) -> list[dict]:
+    """The tasks with each correction's replacement in place, and without those whose replacement is null.
+
+    A correction is {"instruction", "reason", "replacement"}; a replacement holds the parts that change.
+
+    >>> task = {"instruction": "Add 1 and 1.", "input": "", "output": "3"}
+    >>> apply_corrections([task], [{"instruction": task["instruction"], "reason": "", "replacement": {"output": "2"}}])
+    [{'instruction': 'Add 1 and 1.', 'input': '', 'output': '2'}]
+    """
+    replacements = {correction["instruction"]: correction["replacement"] for correction in corrections}
+    if len(replacements) < len(corrections):
+        raise UserError(f"{CORRECTIONS_PATH}: two corrections of the same instruction.")
+    corrected = []
+    for task in tasks:
+        replacement = replacements.pop(task["instruction"], {})
+        if replacement is not None:
+            corrected.append({**task, **replacement})
+    if replacements:
+        raise UserError(f"{CORRECTIONS_PATH}: no task has the instruction {next(iter(replacements))!r}.")
+    return corrected
+
+
+if __name__ == "__main__":
+    run_commands({"alpaca_data": alpaca_data, "replay": replay})

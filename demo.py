@@ -1,0 +1,265 @@
+"""Talk to an instruction-following model, in the terminal or on a web page.
+
+python demo.py chat --model_name_or_path <model folder, adapter folder or Hub name>
+python demo.py web --model_name_or_path <model> --port 7860
+python demo.py chat --model_name <model of the OpenAI-compatible server at OPENAI_BASE_URL>
+echo "Name three colours." | python demo.py chat --model_name_or_path <model>
+
+`chat` asks for an instruction and, if you like, an input. Where its standard input is no terminal, every line of it is
+an instruction, or instruction, tab, input; instruction and response are printed. Nothing is written to disk.
+"""
+
+# Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
+
+import asyncio
+import html
+import sys
+
+from inference import Decoding, load_model, stream
+from utils import UserError, format_prompt, run_commands
+
+NOTICE = (
+    "This model makes things up, repeats prejudices of its training data, and has no safety training. "
+    "For research only: the instruction data is licensed CC BY-NC 4.0, so commercial use is not allowed."
+)
+
+
+EXAMPLES = [
+    ["Explain to a ten-year-old why the sky is blue.", ""],
+    ["Turn the sentence into a question.", "The train to Lisbon leaves at nine."],
+    ["Write a short thank-you note to a neighbour who watered the plants.", ""],
+    ["Sort the words by the number of their letters.", "fig, pineapple, pear, cherry"],
+]
+MAX_CHARS = 4000  # of instruction and input each, on the web page
+MAX_WAITING = 32  # further requests are turned away
+CSS = """
+.buttons { gap: 8px !important; flex-wrap: wrap !important; }
+.buttons button { flex: 1 1 120px !important; }
+"""
+
+
+# ---- The model ----
+
+
+def responder(model_name_or_path: str | None, model_name: str | None, api: str, cache_dir: str | None):
+    """respond(instruction, input, decoding, seed), an async iterator of the growing response; the model is loaded."""
+    if (model_name_or_path is None) == (model_name is None):
+        raise UserError("name either --model_name_or_path (local) or --model_name (on a server).")
+    if model_name is None:
+        local = load_model(model_name_or_path, cache_dir)
+
+        async def respond(instruction: str, input: str, decoding: Decoding, seed: int | None = None):
+            responses = stream(local, format_prompt(instruction, input), decoding, seed)
+            # In a thread, so that the event loop stays free for other users.
+            while (response := await asyncio.to_thread(next, responses, None)) is not None:
+                yield response
+
+        return respond
+
+    from server_model import ServerModel, chat_message
+
+    def notice(text: str) -> None:
+        print(text, file=sys.stderr)
+
+    # Checked, and its client left behind, since a client belongs to the event loop that first used it.
+    asyncio.run(ServerModel(model_name, api, Decoding(), notice).check_reachable())
+    models = {}
+
+    async def respond(instruction: str, input: str, decoding: Decoding, seed: int | None = None):
+        if decoding not in models:
+            models[decoding] = ServerModel(model_name, api, decoding, notice)
+        async for response in models[decoding].stream(
+            chat_message(instruction, input), format_prompt(instruction, input)
+        ):
+            yield response
+
+    return respond
+
+
+# ---- In the terminal ----
+
+
+def chat(
+    model_name_or_path: str | None = None,
+    model_name: str | None = None,
+    max_new_tokens: int = 512,
+    temperature: float = 0.7,
+    top_p: float = 0.9,
+    seed: int | None = None,
+    api: str = "auto",
+    cache_dir: str | None = None,
+) -> None:
+    """Answer instructions in the terminal, one after the other.
+
+    Args:
+        model_name_or_path: a model folder, an adapter folder, or a name on the Hub.
+        model_name: instead, the model of an OpenAI-compatible server.
+        max_new_tokens: longest response, in tokens.
+        temperature: 0 always takes the likeliest token; higher is more varied.
+        top_p: draw from the likeliest tokens that together have this probability.
+        seed: makes the responses of a local model repeatable.
+        api: how to ask a server; completions, chat, or auto, which begins with chat.
+        cache_dir: where models from the Hub are kept.
+    """
+    decoding = Decoding(max_new_tokens, temperature, top_p)
+    decoding.check()
+    respond = responder(model_name_or_path, model_name, api, cache_dir)
+    with asyncio.Runner() as runner:
+
+        def answer(instruction: str, input: str) -> None:
+            runner.run(show(respond(instruction, input, decoding, seed)))
+
+        if sys.stdin.isatty():
+            converse(answer)
+        else:
+            answer_lines(sys.stdin, answer)
+
+
+def answer_lines(lines, answer) -> None:
+    """Print instruction and response for every line `instruction` or `instruction<tab>input`."""
+    for number, line in enumerate(lines, start=1):
+        instruction, _, input = (part.strip() for part in line.partition("\t"))
+        if not instruction:
+            continue
+        print(f"Instruction: {instruction}" + (f"\nInput: {input}" if input else ""))
+        try:
+            print("Response: ", end="", flush=True)
+            answer(instruction, input)
+        except UserError as error:
+            raise UserError(f"line {number}: {error}") from None
+        print()
+
+
+def converse(answer) -> None:
+    """Ask for an instruction and an input, show the response, and so on until the end of the input (Ctrl-D)."""
+    print(f"{NOTICE}\n\nCtrl-C stops a response, Ctrl-D ends the conversation.")
+    while True:
+        try:
+            instruction = input("\nInstruction: ").strip()
+            if not instruction:
+                continue
+            context = input("Input (Enter for none): ").strip()
+        except EOFError:
+            print()
+            return
+        print("Response: ", end="", flush=True)
+        try:
+            answer(instruction, context)
+        except UserError as error:
+            print(f"[{error}]")
+        except KeyboardInterrupt:
+            print(" [stopped]")
+
+
+async def show(responses) -> None:
+    """Print a growing response as it grows. Control characters, which a terminal would obey, are left out."""
+    shown = ""
+    async for response in responses:
+        text = "".join(c for c in response if c.isprintable() or c in "\n\t")
+        if text.startswith(shown):
+            print(text[len(shown) :], end="", flush=True)
+            shown = text
+    print()
+
+
+# ---- On a web page ----
+
+
+def web(
+    model_name_or_path: str | None = None,
+    model_name: str | None = None,
+    max_new_tokens: int = 512,
+    temperature: float = 0.7,
+    top_p: float = 0.9,
+    max_concurrent_generations: int = 2,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    api: str = "auto",
+    cache_dir: str | None = None,
+) -> None:
+    """Answer instructions on a web page, for several people at once.
+
+    Args:
+        model_name_or_path: a model folder, an adapter folder, or a name on the Hub.
+        model_name: instead, the model of an OpenAI-compatible server.
+        max_new_tokens: the longest response that a user can ask for, in tokens.
+        temperature: where the page's slider begins; 0 always takes the likeliest token.
+        top_p: where the page's slider begins; draw from the likeliest tokens that together have this probability.
+        max_concurrent_generations: responses written at the same time; other users wait in line.
+        host: address to serve at; 0.0.0.0 lets in whoever reaches this machine.
+        port: port to serve at.
+        api: how to ask a server; completions, chat, or auto, which begins with chat.
+        cache_dir: where models from the Hub are kept.
+    """
+    from web_page import check_port, serve
+
+    Decoding(max_new_tokens, temperature, top_p).check()
+    if max_concurrent_generations < 1:
+        raise UserError(f"--max_concurrent_generations {max_concurrent_generations}: takes a number from 1.")
+    check_port(host, port)
+    respond = responder(model_name_or_path, model_name, api, cache_dir)
+    defaults = Decoding(max_new_tokens, temperature, top_p)
+    serve(build_page(respond, defaults, max_concurrent_generations), host, port, CSS)
+
+
+def build_page(respond, defaults: Decoding, max_concurrent_generations: int):
+    """The page: instruction, input, the response as it is written, and how it is decoded."""
+    from web_page import import_gradio
+
+    gr = import_gradio()
+
+    async def answer(instruction: str, input: str, temperature: float, top_p: float, max_new_tokens: float):
+        if not instruction.strip():
+            raise gr.Error("Please write an instruction first.", print_exception=False)
+        # The page limits these too, but what arrives need not come from the page.
+        if max(len(instruction), len(input)) > MAX_CHARS:
+            raise gr.Error(f"Instruction and input can have {MAX_CHARS:,} characters each.", print_exception=False)
+        decoding = Decoding(min(int(max_new_tokens), defaults.max_new_tokens), temperature, top_p)
+        try:
+            decoding.check()
+            async for response in respond(instruction.strip(), input.strip(), decoding):
+                yield response
+        except UserError as error:
+            raise gr.Error(html.escape(str(error)), print_exception=False) from None
+
+    with gr.Blocks(title="Alpaca", analytics_enabled=False) as page:
+        gr.Markdown("# Talk to an instruction-following model")
+        gr.Markdown(NOTICE, elem_classes="notice")
+        # Text boxes show a response as text, whatever is in it.
+        instruction = gr.Textbox(
+            label="Instruction", lines=2, max_length=MAX_CHARS, autofocus=True, elem_id="instruction"
+        )
+        input = gr.Textbox(label="Input (optional)", lines=2, max_length=MAX_CHARS, elem_id="input")
+        with gr.Row(elem_classes="buttons"):
+            run = gr.Button("Respond", variant="primary", elem_id="run", min_width=120)
+            stop = gr.Button("Stop", elem_id="stop", min_width=120)
+        response = gr.Textbox(
+            label="Response", lines=6, max_lines=30, interactive=False, buttons=["copy"], elem_id="response"
+        )
+        with gr.Row():
+            settings = [
+                gr.Slider(0, 2, defaults.temperature, step=0.05, label="Temperature", min_width=200),
+                gr.Slider(0.05, 1, max(0.05, defaults.top_p), step=0.05, label="Top-p", min_width=200),
+                gr.Slider(
+                    1,
+                    defaults.max_new_tokens,
+                    defaults.max_new_tokens,
+                    step=1,
+                    label="Longest response (tokens)",
+                    min_width=200,
+                ),
+            ]
+        gr.Examples(EXAMPLES, [instruction, input], label="Examples", cache_examples=False, api_visibility="private")
+        page.queue(max_size=MAX_WAITING, default_concurrency_limit=max_concurrent_generations)
+        options = {"api_visibility": "private", "concurrency_id": "responses", "show_progress": "minimal"}
+        options["concurrency_limit"] = max_concurrent_generations
+        events = [
+            trigger(answer, [instruction, input, *settings], response, **options)
+            for trigger in (run.click, instruction.submit, input.submit)
+        ]
+        stop.click(None, cancels=events, api_visibility="private")
+    return page
+
+
+if __name__ == "__main__":
+    run_commands({"chat": chat, "web": web})

@@ -1,0 +1,234 @@
+"""Responses of a local causal language model: many prompts in batches, or one as a stream.
+
+`generate` sorts prompts by length, pads them on the left, and takes a response out of its batch when it ends, so that
+short ones do not wait for long ones. Greedy responses are those of transformers' `generate`, prompt by prompt.
+"""
+
+# Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
+
+import inspect
+import logging
+import os
+import typing
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils import UserError, jload
+
+if typing.TYPE_CHECKING:
+    import torch
+    import transformers
+
+REPLACEMENT = "\ufffd"  # what the first bytes of an unfinished character decode to
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How tokens are chosen. temperature 0 takes the likeliest; top_p keeps the likeliest ones of that mass."""
+
+    max_new_tokens: int = 512
+    temperature: float = 0.0
+    top_p: float = 1.0
+
+    def check(self) -> None:
+        """Raise UserError for values that mean nothing."""
+        if self.max_new_tokens < 1:
+            raise UserError(f"--max_new_tokens {self.max_new_tokens}: takes a number from 1.")
+        if not 0 <= self.temperature <= 10:
+            raise UserError(f"--temperature {self.temperature}: takes a number from 0 (always the likeliest) to 10.")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"--top_p {self.top_p}: takes a number above 0, up to 1.")
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """A model on its device, in evaluation mode, its tokenizer, and what ends a response."""
+
+    name: str
+    model: "transformers.PreTrainedModel"
+    tokenizer: "transformers.PreTrainedTokenizerBase"
+    eos_ids: frozenset[int]
+    max_length: int  # tokens of prompt and response together
+
+    def encode(self, prompt: str) -> list[int]:
+        """The prompt's token ids. Raises UserError where it leaves no room for a response."""
+        ids = self.tokenizer(prompt).input_ids
+        # Some tokenizers end every text; a response could not follow.
+        if len(ids) > 1 and ids[-1] in self.eos_ids:
+            ids = ids[:-1]
+        if len(ids) >= self.max_length:
+            beginning = " ".join(prompt.partition("### Instruction:")[2].split())[:60]
+            raise UserError(
+                f"a prompt of {len(ids):,} tokens leaves no room for a response: {self.name} reads "
+                f"{self.max_length:,} tokens. The instruction begins: {beginning!r}"
+            )
+        return ids
+
+    def decode(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+# ---- Loading ----
+
+
+def load_model(model_name_or_path: str, cache_dir: str | None = None) -> LocalModel:
+    """A model folder, an adapter folder (its base is loaded too) or a name on the Hub, on the GPU if there is one.
+
+    In bfloat16 on a GPU, in float32 on the CPU. Raises UserError where it cannot be loaded.
+    """
+    folder = Path(model_name_or_path)
+    if not folder.is_dir() and (model_name_or_path.count("/") > 1 or model_name_or_path[:1] in "./~"):
+        raise UserError(f"--model_name_or_path {model_name_or_path}: no such folder.")
+    is_adapter = (folder / "adapter_config.json").is_file()
+    if folder.is_dir() and not is_adapter and not (folder / "config.json").is_file():
+        raise UserError(f"--model_name_or_path {folder}: neither config.json (a model) nor adapter_config.json in it.")
+    base = adapter_base(folder) if is_adapter else model_name_or_path
+
+    import torch
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    logging.getLogger("deepspeed").setLevel(logging.ERROR)  # which speaks up when it is imported where there is no GPU
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = torch.bfloat16 if device == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(model_name_or_path, cache_dir=cache_dir)
+        model = transformers.AutoModelForCausalLM.from_pretrained(base, cache_dir=cache_dir, dtype=dtype)
+        if is_adapter:
+            model = add_adapter(model, folder, len(tokenizer))
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"--model_name_or_path {model_name_or_path}: cannot be loaded ({reason}).") from None
+    model.to(device).eval()
+    eos_ids = model.generation_config.eos_token_id
+    eos_ids = {tokenizer.eos_token_id, *(eos_ids if isinstance(eos_ids, list) else [eos_ids])} - {None}
+    return LocalModel(model_name_or_path, model, tokenizer, frozenset(eos_ids), max_length(model))
+
+
+def adapter_base(folder: Path) -> str:
+    """The model that an adapter was trained on. Raises UserError where it is missing."""
+    base = jload(folder / "adapter_config.json").get("base_model_name_or_path")
+    if not base:
+        raise UserError(f"{folder}/adapter_config.json: no base_model_name_or_path.")
+    if os.path.isabs(base) and not os.path.isdir(base):
+        raise UserError(
+            f"{folder}: its base {base} is not there. Put it back, or name its new place in adapter_config.json."
+        )
+    return base
+
+
+def add_adapter(model, folder: Path, num_tokens: int):
+    """The model with an adapter's weights added in. Rows that the adapter's tokenizer has beyond the base's are the
+    mean of the base's, as they were in training."""
+    import peft
+    import torch
+
+    num_rows = model.config.get_text_config().vocab_size
+    if num_rows < num_tokens:
+        model.resize_token_embeddings(num_tokens, mean_resizing=False)
+        for embeddings in (model.get_input_embeddings(), model.get_output_embeddings()):
+            if embeddings is not None:
+                with torch.no_grad():
+                    embeddings.weight[num_rows:] = embeddings.weight[:num_rows].mean(dim=0, keepdim=True)
+    return peft.PeftModel.from_pretrained(model, folder).merge_and_unload()
+
+
+def max_length(model) -> int:
+    """Positions that the model was made for; models with relative positions and no limit get 2,048."""
+    config = model.config.get_text_config()
+    return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 2048
+
+
+# ---- Decoding ----
+
+
+def generate(
+    local: LocalModel, prompts: list[str], decoding: Decoding, batch_size: int = 32, seed: int | None = None
+) -> Iterator[tuple[int, str, str]]:
+    """(index of the prompt, response, "stop" or "length") of every prompt, as each response ends; longest prompts
+    first, so that memory runs out at once or not at all. Raises UserError, before any work, where one is too long."""
+    encoded = [local.encode(prompt) for prompt in prompts]
+    order = sorted(range(len(prompts)), key=lambda i: -len(encoded[i]))
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        responses: list[list[int]] = [[] for _ in batch]
+        for row, token, ended in decode_batch(local, [encoded[i] for i in batch], decoding, seed):
+            if token not in local.eos_ids:
+                responses[row].append(token)
+            if ended:
+                yield batch[row], local.decode(responses[row]).strip(), ended
+        seed = None if seed is None else seed + 1
+
+
+def stream(
+    local: LocalModel,
+    prompt: str,
+    decoding: Decoding,
+    seed: int | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Iterator[str]:
+    """The response so far, longer each time, until it ends or should_stop() says so between two tokens."""
+    ids: list[int] = []
+    for _, token, _ in decode_batch(local, [local.encode(prompt)], decoding, seed):
+        if token not in local.eos_ids:
+            ids.append(token)
+            text = local.decode(ids).lstrip()
+            if not text.endswith(REPLACEMENT):
+                yield text
+        if should_stop():
+            return
+    yield local.decode(ids).strip()
+
+
+def decode_batch(
+    local: LocalModel, encoded: list[list[int]], decoding: Decoding, seed: int | None = None
+) -> Iterator[tuple[int, int, str]]:
+    """(row, token, "" or why the row ends: "stop" or "length"), step by step for all rows that have not ended."""
+    import torch
+
+    device = local.model.device
+    generator = torch.Generator(device).manual_seed(seed) if seed is not None else None
+    accepted = inspect.signature(local.model.forward).parameters
+    rows, lengths = list(range(len(encoded))), [len(ids) for ids in encoded]
+    longest, step = max(lengths), 0
+    # Padded on the left, so that every response begins in the same column. Any id will do where the mask is 0.
+    input_ids = torch.tensor([[0] * (longest - len(ids)) + ids for ids in encoded], device=device)
+    mask = torch.tensor([[0] * (longest - n) + [1] * n for n in lengths], device=device)
+    cache = None
+    while rows:
+        positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
+        arguments = {"position_ids": positions, "logits_to_keep": 1}  # not every architecture takes them
+        arguments = {name: value for name, value in arguments.items() if name in accepted}
+        with torch.inference_mode():
+            output = local.model(
+                input_ids=input_ids, attention_mask=mask, past_key_values=cache, use_cache=True, **arguments
+            )
+            tokens = choose_tokens(output.logits[:, -1].float(), decoding, generator)
+        cache, step = output.past_key_values, step + 1
+        kept = []
+        for i, (row, token) in enumerate(zip(rows, tokens.tolist(), strict=True)):
+            is_full = step == decoding.max_new_tokens or lengths[row] + step == local.max_length
+            ended = "stop" if token in local.eos_ids else "length" if is_full else ""
+            if not ended:
+                kept.append(i)
+            yield row, token, ended
+        if len(kept) < len(rows):
+            rows, index = [rows[i] for i in kept], torch.tensor(kept, dtype=torch.long, device=device)
+            tokens, mask = tokens[index], mask[index]
+            if rows:
+                cache.batch_select_indices(index)
+        input_ids = tokens[:, None]
+        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+
+
+def choose_tokens(logits: "torch.Tensor", decoding: Decoding, generator: "torch.Generator | None") -> "torch.Tensor":
+    """LongTensor[b], one token for each row of the logits, FloatTensor[b, vocabulary]."""
+    import torch
+
+    if decoding.temperature == 0:
+        return logits.argmax(dim=-1)
+    probs, ids = (logits / decoding.temperature).softmax(dim=-1).sort(dim=-1, descending=True)
+    # Nucleus sampling (arXiv 1904.09751): the fewest tokens that reach top_p, so those before which it is not reached.
+    probs[probs.cumsum(dim=-1) - probs >= decoding.top_p] = 0
+    return ids.gather(-1, torch.multinomial(probs, 1, generator=generator)).squeeze(-1)

@@ -1,0 +1,114 @@
+"""How much memory training will take per process, beside what the machine has: shown before weights are loaded.
+
+With Adam in mixed precision a parameter costs 16 bytes (4 weight, 4 gradient, 8 optimizer state; Rajbhandari et
+al. 2020, arXiv 1910.02054, section 3.1), 112 GB for 7 billion; sharding divides that by the number of processes.
+"""
+
+# Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
+
+from dataclasses import dataclass
+
+# Optimizer state in bytes per parameter, for what --optim may say; two float32 moments where the name is not here.
+OPTIMIZER_BYTES = {"sgd": 0, "adafactor": 0, "rmsprop": 4, "adagrad": 4, "lion_32bit": 4}
+OPTIMIZER_BYTES |= {"adamw_8bit": 2, "adamw_bnb_8bit": 2, "paged_adamw_8bit": 2, "adamw_torch_8bit": 2}
+
+
+@dataclass
+class Memory:
+    """Bytes for one process, and where they lie: "gpu" or "cpu"."""
+
+    what: str
+    num_bytes: float
+    place: str
+
+
+def estimate(
+    num_parameters: int, num_trained: int, world_size: int, training_args, frozen_bytes: float = 4
+) -> list[Memory]:
+    """Weights, gradients and optimizer state of one process under FSDP, DeepSpeed ZeRO, or neither.
+
+    num_trained of num_parameters are trained, the others take frozen_bytes each. training_args is
+    transformers.TrainingArguments. Activations come on top: they depend on the batch.
+    """
+    device = "cpu" if training_args.device.type == "cpu" else "gpu"
+    optimizer_bytes = OPTIMIZER_BYTES.get(str(training_args.optim.value), 8)
+    shards = dict.fromkeys(("weights", "gradients", "optimizer"), 1)
+    places = dict.fromkeys(shards, device)
+    weight_bytes = gradient_bytes = 4
+    if training_args.fsdp:
+        config = training_args.fsdp_config
+        shards = dict.fromkeys(shards, world_size)
+        if not config.get("reshard_after_forward", True):
+            shards["weights"] = 1
+        if config.get("cpu_offload"):
+            places = dict.fromkeys(shards, "cpu")
+    elif training_args.deepspeed:
+        config = training_args.hf_deepspeed_config
+        stage = config.get_value("zero_optimization.stage", 0)
+        for part, from_stage in (("optimizer", 1), ("gradients", 2), ("weights", 3)):
+            shards[part] = world_size if stage >= from_stage else 1
+        if training_args.bf16 or training_args.fp16:  # the float32 copy of the weights goes with the optimizer
+            weight_bytes, gradient_bytes, optimizer_bytes = 2, 2, optimizer_bytes + 4
+        if config.get_value("zero_optimization.offload_optimizer.device") in ("cpu", "nvme"):
+            places["optimizer"] = places["gradients"] = "cpu"
+        if config.get_value("zero_optimization.offload_param.device") in ("cpu", "nvme"):
+            places["weights"] = "cpu"
+    num_bytes = {
+        "weights": weight_bytes * num_trained + min(weight_bytes, frozen_bytes) * (num_parameters - num_trained),
+        "gradients": gradient_bytes * num_trained,
+        "optimizer": optimizer_bytes * num_trained,
+    }
+    names = {"optimizer": f"optimizer ({training_args.optim.value})"}
+    return [Memory(names.get(part, part), num_bytes[part] / shards[part], places[part]) for part in shards]
+
+
+def available(local_world_size: int) -> dict[str, float]:
+    """Bytes that one process may use: free memory of its GPU, its share of the machine's available memory."""
+    import psutil
+    import torch
+
+    found = {"cpu": psutil.virtual_memory().available / local_world_size}
+    if torch.cuda.is_available():
+        found["gpu"] = float(torch.cuda.mem_get_info()[0])
+    return found
+
+
+def table(
+    num_parameters: int, num_trained: int, local_world_size: int, training_args, frozen_bytes: float = 4
+) -> tuple[str, str | None]:
+    """The table as text, and a warning, with the flags to try, where the memory will not do (else None)."""
+    world_size = training_args.world_size
+    rows = estimate(num_parameters, num_trained, world_size, training_args, frozen_bytes)
+    free = available(local_world_size)
+    batch = training_args.per_device_train_batch_size * training_args.gradient_accumulation_steps * world_size
+    precision = "bfloat16" if training_args.bf16 else "float16" if training_args.fp16 else "float32"
+    lines = [
+        f"{num_parameters / 1e6:,.1f} million parameters"
+        f"{f', {num_trained / 1e6:,.1f} million of them trained' if num_trained < num_parameters else ''}, "
+        f"{precision} arithmetic, "
+        f"{world_size} process{'es' if world_size > 1 else ''}, {batch} examples per step",
+        "memory per process, before activations:",
+        *(f"  {row.what:<24}{row.num_bytes / 1e9:>9.3f} GB  {row.place}" for row in rows),
+    ]
+    short = []
+    for place in ("gpu", "cpu"):
+        needed = sum(row.num_bytes for row in rows if row.place == place)
+        if needed:
+            lines.append(f"  {f'sum, {place}':<24}{needed / 1e9:>9.3f} GB  of {free[place] / 1e9:.1f} GB available")
+            if needed > free[place]:
+                short.append(f"{needed / 1e9:.1f} GB of {place} memory are needed and {free[place] / 1e9:.1f} GB there")
+    return "\n".join(lines), f"{' and '.join(short)}: {advice(training_args)}" if short else None
+
+
+def advice(training_args) -> str:
+    """The next flag to try when memory will not do."""
+    if training_args.deepspeed:
+        return "use more processes, on more machines."
+    if not training_args.fsdp:
+        return 'shard with torchrun and --fsdp "full_shard auto_wrap", or train adapters with --lora_rank 8.'
+    if not training_args.fsdp_config.get("cpu_offload"):
+        return (
+            'use more processes, --fsdp "full_shard auto_wrap offload", '
+            "or --deepspeed configs/default_offload_opt_param.json."
+        )
+    return "use more machines, or --deepspeed configs/default_offload_opt_param.json with NVMe offload."

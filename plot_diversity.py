@@ -1,0 +1,359 @@
+"""Plot what the instructions of a data file ask for: root verbs, inside, and their direct objects, outside.
+
+Run:
+    python plot_diversity.py plot --data_path ./alpaca_data.json --output_path ./assets/diversity
+    python plot_diversity.py plot --data_path ./regen.json --output_path ./out/regen --compare_paths ./seed_tasks.jsonl
+Written: the figure as <output_path>.png and .svg. Printed: a Markdown table of diversity, one column per data file.
+
+A data file is a JSON list, JSON lines or Parquet, such as alpaca_data.json, regen.json or seed_tasks.jsonl, or the
+name of a dataset on the Hub, such as tatsu-lab/alpaca.
+"""
+
+# Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
+
+import collections
+import functools
+import io
+import itertools
+import math
+import os
+import time
+import typing
+from pathlib import Path
+
+import numpy as np
+
+import root_verbs
+from example_files import read_rows
+from novelty import nearest_neighbours
+from utils import UserError, did_you_mean, run_commands
+
+NUM_VERBS = 20
+NUM_OBJECTS = 4  # per verb
+
+# In inches. A README shows the figure about 830 pixels wide, where a point of text is about 1.3 pixels high.
+FIGURE_WIDTH, FIGURE_HEIGHT = 9.0, 9.7
+RADII = 0.75, 2.35, 4.3  # where the verbs start, where they end and the objects start, where these end
+MIN_FONT, MAX_FONT = 8.0, 13.0  # in points
+LINE_HEIGHT = 1.15  # of a label, in units of its font size
+MARGIN = 0.1  # between a label and the ends of its ring
+MAX_LETTERS = 24
+WEIGHTS = "bold", "normal"  # of the labels of the inner and the outer ring
+
+PARSERS = ("auto", "rules", "spacy")
+QUANTILES = 0.1, 0.5, 0.9
+
+
+class Task(typing.NamedTuple):
+    instruction: str
+    input: str
+    output: str
+
+
+class Group(typing.NamedTuple):
+    """A root verb, how many instructions have it with a direct object, and its most frequent objects with counts."""
+
+    verb: str
+    count: int
+    objects: list[tuple[str, int]]
+
+
+class Wedge(typing.NamedTuple):
+    label: str
+    start: float  # in degrees, clockwise from the top
+    end: float
+    hue: float  # 0 to 1, that of its verb
+
+
+def load_tasks(data_path: str) -> list[Task]:
+    """The tasks of a file or a dataset on the Hub; of seed tasks, the first instance counts.
+
+    Raises UserError for a file that cannot be read, or an entry without an instruction.
+    """
+    tasks = []
+    for i, row in enumerate(read_rows(data_path, cache_dir=None)):
+        if not isinstance(row, dict) or not isinstance(row.get("instruction"), str):
+            raise UserError(f"{data_path}: entry {i} has no 'instruction' that is text.")
+        instances = row.get("instances")
+        part = instances[0] if isinstance(instances, list) and instances and isinstance(instances[0], dict) else row
+        texts = [part.get(name) or "" for name in ("input", "output")]
+        if not all(isinstance(text, str) for text in texts):
+            raise UserError(f"{data_path}: entry {i} has an input or output that is not text.")
+        tasks.append(Task(row["instruction"], *texts))
+    if not tasks:
+        raise UserError(f"{data_path}: no tasks in it.")
+    return tasks
+
+
+def choose_parser(name: str, num_cpus: int) -> tuple[typing.Callable, str]:
+    """The function that finds verb and object in sentences, and what it is called under the figure."""
+    if name not in PARSERS:
+        raise UserError(f"--parser takes {', '.join(PARSERS)}, not {name!r}.{did_you_mean(name, PARSERS)}")
+    spacy_parser = root_verbs.load_spacy_parser(num_cpus) if name != "rules" else None
+    if spacy_parser:
+        return spacy_parser
+    if name == "spacy":
+        raise UserError(
+            "--parser spacy needs spaCy and an English model: pip install spacy, then "
+            "python -m spacy download en_core_web_sm."
+        )
+    return functools.partial(root_verbs.parse_by_rules, num_processes=num_cpus), "part-of-speech tags and rules"
+
+
+def most_frequent(pairs: list[root_verbs.Pair]) -> list[Group]:
+    """The root verbs that have objects most often, each with its most frequent ones."""
+    counts = collections.Counter(pair for pair in pairs if pair[1] is not None)
+    verbs = collections.Counter()
+    for (verb, _), count in counts.items():
+        verbs[verb] += count
+    # Equal counts in alphabetical order: the figure is the same in every run.
+    order = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    chosen = sorted(verbs, key=lambda verb: (-verbs[verb], verb))[:NUM_VERBS]
+    return [Group(v, verbs[v], [(obj, n) for (verb, obj), n in order if verb == v][:NUM_OBJECTS]) for v in chosen]
+
+
+def lay_out(groups: list[Group]) -> tuple[list[Wedge], list[Wedge]]:
+    """The wedges of the inner ring and of the outer one.
+
+    Angles are in proportion to the objects' counts, but none is narrower than a label in the smallest font.
+    """
+    counts = [count for group in groups for _, count in group.objects]
+    floors = [
+        max(_min_angle(_label(obj, n), ring=1), _min_angle(_label(verb, count), ring=0) / len(objects))
+        for verb, count, objects in groups
+        for obj, n in objects
+    ]
+    angles = iter(_proportional(counts, floors, 360.0))
+    inner, outer, start = [], [], 0.0
+    for verb, verb_count, objects in groups:
+        ends = list(itertools.accumulate(itertools.islice(angles, len(objects)), initial=start))
+        hue = (start + ends[-1]) / 2 / 360  # verbs side by side differ the more, the wider they are
+        inner.append(Wedge(_label(verb, verb_count), start, ends[-1], hue))
+        for (obj, count), edges in zip(objects, itertools.pairwise(ends), strict=True):
+            outer.append(Wedge(_label(obj, count), *edges, hue))
+        start = ends[-1]
+    return inner, outer
+
+
+def _label(word: str, count: int) -> str:
+    return f"{_shorten(word, MAX_LETTERS)} {count:,}"
+
+
+def _shorten(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def _min_angle(label: str, ring: int) -> float:
+    """The angle in degrees that a label takes in the smallest font."""
+    inner_end = max(_outer_end(ring) - _text_width(label, ring) * MIN_FONT / 72, RADII[ring] + MARGIN)
+    return math.degrees(MIN_FONT * LINE_HEIGHT / 72 / inner_end)
+
+
+def _outer_end(ring: int) -> float:
+    """The radius where labels end: near the outer edge, where the ring is wider."""
+    return RADII[ring + 1] - MARGIN
+
+
+def _proportional(counts: list[int], floors: list[float], total: float) -> list[float]:
+    """Numbers with the given sum, each in proportion to its count where that is not below its floor.
+
+    >>> _proportional([8, 4, 1], [2.0, 2.0, 2.0], 14.0)
+    [8.0, 4.0, 2.0]
+    """
+    at_floor = [False] * len(counts)
+    while True:
+        rest = total - sum(floor for floor, low in zip(floors, at_floor, strict=True) if low)
+        scale = rest / max(1, sum(count for count, low in zip(counts, at_floor, strict=True) if not low))
+        below = [low or n * scale < f for n, f, low in zip(counts, floors, at_floor, strict=True)]
+        if below == at_floor:
+            return [f if low else n * scale for n, f, low in zip(counts, floors, at_floor, strict=True)]
+        at_floor = below
+
+
+def draw(groups: list[Group], caption: str):
+    """The figure: a matplotlib Figure with both rings and the caption under them."""
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Wedge as WedgePatch
+
+    figure = Figure(figsize=(FIGURE_WIDTH, FIGURE_HEIGHT), facecolor="white")
+    axes = figure.add_axes((0, 1 - FIGURE_WIDTH / FIGURE_HEIGHT, 1, FIGURE_WIDTH / FIGURE_HEIGHT))
+    axes.set_axis_off()
+    axes.set_aspect("equal")
+    axes.set_xlim(-FIGURE_WIDTH / 2, FIGURE_WIDTH / 2)  # so that a unit is an inch
+    axes.set_ylim(-FIGURE_WIDTH / 2, FIGURE_WIDTH / 2)
+    for ring, wedges in enumerate(lay_out(groups)):
+        for wedge in wedges:
+            width = RADII[ring + 1] - RADII[ring]
+            patch = WedgePatch((0, 0), RADII[ring + 1], 90 - wedge.end, 90 - wedge.start, width=width)
+            patch.set(facecolor=_color(wedge.hue, ring), edgecolor="white", linewidth=0.8)
+            axes.add_patch(patch)
+            _write_label(axes, wedge, ring)
+    style = {"fontsize": 9.5, "color": "#333333", "linespacing": 1.4, "parse_math": False}  # a "$" is a "$"
+    figure.text(0.5, 0.012, caption, ha="center", va="bottom", **style)
+    return figure
+
+
+def _color(hue: float, ring: int) -> tuple[float, ...]:
+    """All hues are of about the same lightness; the outer ring is paler."""
+    middle, spread = (0.72, 0.24) if ring == 0 else (0.87, 0.12)
+    return tuple(middle + spread * math.cos(2 * math.pi * (hue + third / 3)) for third in range(3))
+
+
+def _write_label(axes, wedge: Wedge, ring: int) -> None:
+    """The label of a wedge, along its radius, in the largest font that fits it."""
+    angle = math.radians(wedge.end - wedge.start)
+    width = _text_width(wedge.label, ring)
+    font_size = min(
+        MAX_FONT,
+        (RADII[ring + 1] - RADII[ring] - 2 * MARGIN) * 72 / width,
+        72 * angle * _outer_end(ring) / (LINE_HEIGHT + width * angle),  # as high as the wedge at the label's inner end
+    )
+    radius = _outer_end(ring) - width * font_size / 72 / 2
+    middle = 90 - (wedge.start + wedge.end) / 2  # counter-clockwise from the right, as matplotlib has it
+    axes.text(
+        radius * math.cos(math.radians(middle)),
+        radius * math.sin(math.radians(middle)),
+        wedge.label,
+        rotation=middle if middle >= -90 else middle + 180,  # never upside down
+        rotation_mode="anchor",
+        ha="center",
+        va="center_baseline",
+        fontsize=font_size,
+        fontweight=WEIGHTS[ring],
+        color="#1a1a1a",
+    )
+
+
+@functools.cache
+def _text_width(text: str, ring: int) -> float:
+    """In units of the font size."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import TextPath
+
+    return TextPath((0, 0), text, size=100, prop=FontProperties(weight=WEIGHTS[ring])).get_extents().width / 100
+
+
+def save(figure, output_path: Path) -> list[Path]:
+    """Write the figure as PNG and SVG, the same bytes in every run, and return both paths."""
+    paths = []
+    for suffix, write in ((".png", _write_png), (".svg", _write_svg)):
+        path = output_path.with_name(output_path.name + suffix)
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        try:
+            write(figure, temporary)
+            os.replace(temporary, path)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({error.strerror}).") from None
+        finally:
+            temporary.unlink(missing_ok=True)
+        paths.append(path)
+    return paths
+
+
+def _write_png(figure, path: Path) -> None:
+    from PIL import Image
+
+    rendered = io.BytesIO()
+    figure.savefig(rendered, format="png", dpi=200)
+    # Even areas and the edges between them need no more than 256 colors: a quarter of the bytes.
+    image = Image.open(rendered).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    image.save(path, format="png", optimize=True)
+
+
+def _write_svg(figure, path: Path) -> None:
+    import matplotlib
+
+    with matplotlib.rc_context({"svg.hashsalt": "diversity"}):  # else its ids are random
+        figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+def measure(tasks: list[Task], pairs: list[root_verbs.Pair], num_cpus: int) -> dict[str, str]:
+    """The rows of the table of diversity for one data file."""
+    nearest = nearest_neighbours([task.instruction for task in tasks], num_cpus)
+    rows = {
+        "tasks": f"{len(tasks):,}",
+        "with an input": _percent(sum(bool(task.input) for task in tasks), len(tasks)),
+        "with a root verb": _percent(sum(verb is not None for verb, _ in pairs), len(tasks)),
+        "with a root verb and a direct object": _percent(sum(obj is not None for _, obj in pairs), len(tasks)),
+        "distinct root verbs": f"{len({verb for verb, _ in pairs if verb}):,}",
+        "distinct verb-object pairs": f"{len({pair for pair in pairs if pair[1]}):,}",
+        "ROUGE-L to the nearest neighbour, mean / highest": f"{nearest.mean():.2f} / {nearest.max():.2f}",
+    }
+    for part in Task._fields:
+        lengths = [len(text.split()) for task in tasks if (text := getattr(task, part))]
+        name = f"words per {part}, " + " / ".join(f"{q:.0%}" for q in QUANTILES)
+        rows[name] = " / ".join(f"{quantile:.0f}" for quantile in np.quantile(lengths, QUANTILES)) if lengths else "-"
+    return rows
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{part / whole:.1%}"
+
+
+def markdown_table(columns: dict[str, dict[str, str]]) -> str:
+    """Measures as rows, files as columns."""
+    names = list(next(iter(columns.values())))
+    lines = [["", *columns], ["---", *["---:"] * len(columns)]]
+    lines += [[name, *[column[name] for column in columns.values()]] for name in names]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def make_caption(name: str, pairs: list[root_verbs.Pair], groups: list[Group], how: str) -> str:
+    num_shown = sum(count for group in groups for _, count in group.objects)
+    num_pairs = sum(obj is not None for _, obj in pairs)
+    return (
+        f"Root verbs and direct objects of the instructions in {_shorten(name, 40)}\n"
+        f"Inside: the {len(groups)} most frequent root verbs that have a direct object. Outside: the most frequent "
+        f"objects of each, up to {NUM_OBJECTS}.\n"
+        f"Shown: {num_shown:,} of {len(pairs):,} instructions. A root verb with a direct object was found in "
+        f"{_percent(num_pairs, len(pairs))} of them, by {how}.\n"
+        "Numbers count instructions. The outer angles are in proportion to them, but none is narrower than its label."
+    )
+
+
+def plot(
+    data_path: str = "./alpaca_data.json",
+    output_path: str = "./assets/diversity",
+    compare_paths: str | None = None,
+    parser: str = "auto",
+) -> None:
+    """Draw the root verbs and direct objects of a data file, and print a table of its diversity.
+
+    Args:
+        data_path: JSON list, JSON lines or Parquet with an "instruction" in each entry, or a dataset on the Hub.
+        output_path: the figure is written there, with .png and .svg added.
+        compare_paths: further data files, with commas between, as further columns of the table.
+        parser: auto, rules or spacy. spacy is a dependency parser and needs an English model of spaCy; rules needs
+            nothing more; auto is spacy where that is installed.
+    """
+    started = time.monotonic()
+    num_cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    parse, how = choose_parser(parser, num_cpus)
+    output = Path(output_path.removesuffix(".png").removesuffix(".svg"))
+    paths = [data_path, *filter(None, map(str.strip, (compare_paths or "").split(",")))]
+    files = [load_tasks(path) for path in paths]
+    if output.is_dir():
+        raise UserError(f"--output_path {output}: a folder. Name the figure in it, such as {output / 'diversity'}.")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{output.parent}: no folder, and none can be made there ({error.strerror}).") from None
+
+    pairs = root_verbs.root_verbs([task.instruction for task in files[0]], parse)
+    groups = most_frequent(pairs)
+    if not groups:
+        raise UserError(f"{data_path}: no instruction has a verb with a direct object. Are the instructions English?")
+    written = save(draw(groups, make_caption(Path(data_path).name, pairs, groups, how)), output)
+    print(f"Wrote {written[0]} and {written[1]}: {time.monotonic() - started:.1f} s for {len(pairs):,} instructions.")
+
+    columns = {}
+    for path, tasks in zip(paths, files, strict=True):
+        if path != data_path:
+            pairs = root_verbs.root_verbs([task.instruction for task in tasks], parse)
+        name = Path(path).name
+        columns[path if name in columns else name] = measure(tasks, pairs, num_cpus)
+    print("\n" + markdown_table(columns))
+
+
+if __name__ == "__main__":
+    run_commands({"plot": plot})

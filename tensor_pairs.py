@@ -1,0 +1,295 @@
+"""Pairs of tensors: which tensor of the base model belongs to which of the tuned model or of the diff.
+
+The two checkpoints may differ in files, number types and names (with or without the inner model's prefix, tied
+embeddings once or twice), and the tuned model may have one more token, [PAD]. Also here: how a pair is read in
+slices, and how all pairs are worked on by several threads.
+"""
+
+# Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
+
+import contextlib
+import dataclasses
+import functools
+import math
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from pathlib import Path
+
+from checkpoint import DTYPES, ITEMSIZE, StoredTensor, first_line, small_files, torch_dtype
+from utils import UserError, jload
+
+SLICE = 1 << 17  # elements at a time: small enough for the processor's caches
+MEAN_BYTES = 1 << 26  # of the embedding's columns, in float32, that are averaged at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """What the files alone do not tell about a model's tensors."""
+
+    prefix: str  # of the inner model ("model"); some checkpoints leave it out of the names
+    tied: dict[str, str]  # tensors that are another one under a second name, such as "lm_head.weight" in OPT
+    embeddings: tuple[str, ...] = ()  # input and output embedding
+    names: tuple[str, ...] = ()  # all names, in the order of the state dict
+
+    def bare(self, name: str) -> str:
+        return name.removeprefix(f"{self.prefix}.")
+
+    def finder(self, tensors: dict[str, StoredTensor]) -> Callable[[str], StoredTensor | None]:
+        """A function that finds a tensor by its name, with or without the prefix, or by that of its tied twin."""
+        by_bare_name = {self.bare(name): tensor for name, tensor in tensors.items()}
+        for a, b in [*self.tied.items(), *((b, a) for a, b in self.tied.items())]:
+            if self.bare(b) in by_bare_name:
+                by_bare_name.setdefault(self.bare(a), by_bare_name[self.bare(b)])
+        return lambda name: by_bare_name.get(self.bare(name))
+
+
+def read_architecture(path: str) -> Architecture:
+    """Build the model that path/config.json describes, without weights, and ask it for its names."""
+    jload(Path(path) / "config.json")
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except Exception as error:  # whatever transformers finds wrong with somebody's config
+        raise UserError(f"{path}/config.json: not a causal language model ({first_line(error)}).") from error
+    modules = (model.get_input_embeddings(), model.get_output_embeddings())
+    weights = [module.weight for module in modules if module is not None]
+    parameters = model.named_parameters(remove_duplicate=False)
+    embeddings = tuple(name for name, parameter in parameters if any(parameter is weight for weight in weights))
+    return Architecture(
+        model.base_model_prefix, dict(model.all_tied_weights_keys), embeddings, tuple(model.state_dict())
+    )
+
+
+def count_tokens_without_pad(path: str) -> int | None:
+    """The length of a model's tokenizer if it has no pad token, else None. Also None where no tokenizer is."""
+    if not small_files(path).keys() & {"tokenizer_config.json", "tokenizer.json", "tokenizer.model", "vocab.json"}:
+        return None
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except Exception as error:  # as above
+        raise UserError(f"{path}: its tokenizer cannot be loaded ({first_line(error)}).") from error
+    return len(tokenizer) if tokenizer.pad_token is None else None
+
+
+@dataclasses.dataclass
+class Pair:
+    """A tensor of the tuned model, or of the diff, and the tensor of the base model that belongs to it."""
+
+    name: str
+    source: StoredTensor
+    base: StoredTensor
+    base_rows: int  # as many rows come from the base; one more, if source has it, is their mean
+    base_dtype: str  # to which base values are converted before anything else
+    times: int = 1  # how often recover adds the base
+    is_kept: bool = True  # whether the recovered model has this tensor
+
+    @property
+    def base_numel(self) -> int:
+        return self.base_rows * math.prod(self.base.shape[1:])
+
+    @property
+    def base_nbytes(self) -> int:
+        return self.base_numel * ITEMSIZE[self.base.dtype]
+
+    @property
+    def nbytes(self) -> int:
+        return self.source.nbytes + self.base_nbytes
+
+    def nbytes_of_slice(self, start: int, stop: int) -> int:
+        """What is read for a slice."""
+        from_base = ITEMSIZE[self.base.dtype] if start < self.base_numel else 0
+        return (stop - start) * (ITEMSIZE[self.source.dtype] + from_base)
+
+    def slices(self) -> Iterator[tuple[int, int]]:
+        """Ranges of elements, none of which holds elements both of the base and of the mean row."""
+        for first, last in ((0, self.base_numel), (self.base_numel, self.source.numel)):
+            for start in range(first, last, SLICE):
+                yield start, min(start + SLICE, last)
+
+    def read_base(self, start: int, stop: int):
+        """Tensor[stop - start] in base_dtype or, where it is the mean row, in float32."""
+        if start >= self.base_numel:
+            return self.mean_row[start - self.base_numel : stop - self.base_numel]
+        return self.base.read(start, stop).to(torch_dtype(self.base_dtype))
+
+    @functools.cached_property
+    def mean_row(self):
+        """Tensor[columns], the mean of the base's rows, to the bit the tensor.float().mean(dim=0) of all of it.
+
+        Each column's mean depends on that column alone, but torch takes what is left over after all multiples of 32
+        columns in another order. Blocks of a multiple of 64 columns leave the same columns over.
+        """
+        import torch
+
+        num_columns = math.prod(self.base.shape[1:])
+        block = max(64, MEAN_BYTES // 4 // max(1, self.base_rows) // 64 * 64)
+        means, rows_per_read = [], max(1, SLICE // num_columns)
+        for first in range(0, num_columns, block):
+            columns = torch.empty(self.base_rows, min(block, num_columns - first))
+            for row in range(0, self.base_rows, rows_per_read):
+                stop = min(row + rows_per_read, self.base_rows)
+                values = self.read_base(row * num_columns, stop * num_columns).view(-1, num_columns)
+                columns[row:stop] = values[:, first : first + block].float()
+            means.append(columns.mean(dim=0))
+        return torch.cat(means)
+
+
+def pair_up(
+    source: dict[str, StoredTensor], base: dict[str, StoredTensor], architecture: Architecture, num_tokens: int | None
+) -> list[Pair]:
+    """The base tensor of every tensor of source (the tuned model or the diff).
+
+    num_tokens: length of the base model's tokenizer if it has no pad token. Then the base gains a row as in
+    smart_tokenizer_and_embedding_resize: both embeddings are cut to num_tokens rows, and their mean follows.
+    Raises UserError where names, shapes or number types do not fit.
+    """
+    in_source, in_base = architecture.finder(source), architecture.finder(base)
+    known = {architecture.bare(name) for name in architecture.names}
+    embeddings = {architecture.bare(name) for name in architecture.embeddings}
+    missing = [name for name in architecture.names if in_source(name) is None]
+    # A few architectures have other names in files than in memory. Theirs can only be compared with each other.
+    if all(architecture.bare(name) in known for name in source):
+        problems = [f"tensor {name} is missing in {_folder(source)}" for name in missing]
+    else:
+        problems = [f"tensor {name} is missing in {_folder(source)}" for name in missing if in_base(name)]
+    pairs = []
+    for name, tensor in source.items():
+        if not missing and architecture.bare(name) not in known:
+            continue  # no part of the model: transformers ignores it, too
+        other = in_base(name)
+        if other is None:
+            problems.append(f"tensor {name} is missing in {_folder(base)}")
+            continue
+        tokens = num_tokens if architecture.bare(name) in embeddings else None
+        rows = _base_rows(tensor, other, tokens)
+        if rows is None:
+            problems.append(_misfit(tensor, other, tokens))
+        else:
+            pairs.append(Pair(name, tensor, other, rows, other.dtype))
+    if problems:
+        more = f" {len(problems)} tensors do not fit." if len(problems) > 1 else ""
+        raise UserError(f"{problems[0]}.{more}")
+    return pairs
+
+
+def _folder(tensors: dict[str, StoredTensor]) -> Path:
+    return next(iter(tensors.values())).path.parent
+
+
+def _base_rows(tensor: StoredTensor, other: StoredTensor, num_tokens: int | None) -> int | None:
+    """How many rows of the base tensor are used; None if the two do not fit."""
+    if not {tensor.dtype, other.dtype} <= DTYPES.keys():
+        return None
+    if num_tokens is not None and tensor.shape == (num_tokens + 1, *other.shape[1:]) and other.shape[0] >= num_tokens:
+        return num_tokens
+    if tensor.shape == other.shape:
+        return other.shape[0] if other.shape else 1
+    return None
+
+
+def _misfit(tensor: StoredTensor, other: StoredTensor, num_tokens: int | None) -> str:
+    """What is wrong with a pair, in words."""
+    if tensor.shape == other.shape:
+        return (
+            f"tensor {tensor.name} holds {other.dtype} in {other.path} and {tensor.dtype} in {tensor.path}; "
+            "only floating point weights have a difference"
+        )
+    with_pad, advice = "", ""
+    if num_tokens is not None:
+        with_pad = f", {[num_tokens + 1, *other.shape[1:]]} with the [PAD] row it gains,"
+    elif tensor.shape == (other.shape[0] + 1, *other.shape[1:]):
+        advice = " (a row for [PAD] is added only if the base has a tokenizer, and that has no pad token)"
+    return (
+        f"tensor {tensor.name} is {list(other.shape)} in {other.path}{with_pad} and {list(tensor.shape)} in "
+        f"{tensor.path}: another architecture or vocabulary{advice}"
+    )
+
+
+def add_twice_where_subtracted_twice(pairs: list[Pair], architecture: Architecture) -> None:
+    """Find out whether tied embeddings of a diff of unknown origin lack the base once or twice, and set times.
+
+    The original script subtracts the base from every name in the state dict, which, where two names are one tensor,
+    is twice. For a diff D and a base R, <D, R> / <R, R> is then lower by one than where R was subtracted once. What
+    it is there can be seen on any other matrix: 0 after fine-tuning, -1 for a model that has nothing to do with R.
+    """
+    tied = {architecture.bare(name) for names in architecture.tied.items() for name in names}
+    embeddings = [pair for pair in pairs if architecture.bare(pair.name) in tied]
+    matrices = [pair for pair in pairs if pair not in embeddings and len(pair.source.shape) > 1]
+    if not embeddings or not matrices:
+        return
+    once = _projection(max(matrices, key=lambda pair: pair.source.numel))
+    if _projection(embeddings[0]) - once < -0.5:
+        print(
+            f"The base was subtracted twice from {embeddings[0].name}, as the original script does; it is added twice."
+        )
+        for pair in embeddings:
+            pair.times = 2
+
+
+def _projection(pair: Pair) -> float:
+    """<D, R> / <R, R> in float64."""
+    import torch
+
+    product = square = 0.0
+    for start, stop in pair.slices():
+        base, diff = pair.read_base(start, stop).double(), pair.source.read(start, stop).double()
+        product += torch.dot(diff, base).item()
+        square += torch.dot(base, base).item()
+    return product / square if square else 0.0
+
+
+def stream(work: Callable, pairs: list[Pair], label: str, num_bytes: int) -> list:
+    """[work(pair, advance) for pair in pairs], by several threads, with a progress bar in bytes.
+
+    Reading, arithmetic (torch), hashing and writing release the interpreter lock, so that threads which each take a
+    whole tensor overlap them. work calls advance(bytes) after each slice. The first error ends all.
+    """
+    from tqdm import tqdm
+
+    lock, stop = threading.Lock(), threading.Event()
+    bar = tqdm(total=num_bytes, desc=label, unit="B", unit_scale=True, smoothing=0.05)
+
+    def advance(count: int) -> None:
+        if stop.is_set():
+            raise futures.CancelledError
+        with lock:
+            bar.update(count)
+
+    with bar, futures.ThreadPoolExecutor(num_workers()) as pool:
+        jobs = [pool.submit(work, pair, advance) for pair in pairs]
+        try:
+            futures.wait(jobs, return_when=futures.FIRST_EXCEPTION)
+            for job in jobs:
+                if job.done():
+                    job.result()  # raises the error, if it was this one
+        except BaseException:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+        return [job.result() for job in jobs]
+
+
+def num_workers() -> int:
+    """One thread for each core, eight at most: then memory or disk are the limit."""
+    return max(2, min(8, os.cpu_count() or 2))
+
+
+@contextlib.contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """The threads of stream are enough; torch's own would get in their way."""
+    import torch
+
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)

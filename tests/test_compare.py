@@ -1,0 +1,344 @@
+"""compare.py generate, judge and report: whole runs against a local server, faults, and the statistics."""
+
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT, assert_fails_in_one_line, run_script
+from hypothesis import given
+from hypothesis import strategies as st
+from openai_server import OpenAIServer
+
+import preferences
+from compare import judge_prompt, read_verdict
+from evaluation_files import Pair, Task, load_pairs, load_predictions, load_tasks
+from utils import PROMPT_INPUT, UserError
+
+TASKS = [{"instruction": f"Do thing {i}.", "input": f"part {i}" if i % 2 else ""} for i in range(40)]
+
+
+def write_predictions(path, name, outputs=None, tasks=TASKS):
+    outputs = outputs or [f"{name} does {i}" for i in range(len(tasks))]
+    entries = [{**task, "output": output, "generator": name} for task, output in zip(tasks, outputs, strict=True)]
+    path.write_text(json.dumps(entries))
+    return path
+
+
+@pytest.fixture
+def predictions(tmp_path):
+    return [write_predictions(tmp_path / f"{name}.json", name) for name in ("ours", "theirs")]
+
+
+def judge_flags(predictions, tmp_path, *more):
+    first, second = predictions
+    paths = ("--predictions_1", first, "--predictions_2", second, "--output_path", tmp_path / "verdicts.jsonl")
+    return ("compare.py", "judge", "--model_name", "judge", *paths, *more)
+
+
+def rows(path):
+    return [json.loads(line) for line in path.read_text().splitlines()][1:]
+
+
+def run_and_kill(arguments, environment, path, num_lines):
+    """Start a script, kill it once path has num_lines lines, and say how many it had then."""
+    process = subprocess.Popen([sys.executable, *map(str, arguments)], cwd=ROOT, env={**os.environ, **environment})
+    deadline = time.monotonic() + 120
+    while not path.exists() or path.read_bytes().count(b"\n") < num_lines:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    return path.read_bytes().count(b"\n")
+
+
+# ---- judge ----
+
+
+def test_a_judge_that_prefers_the_first_response_gives_position_bias_and_half_the_wins(predictions, tmp_path):
+    with OpenAIServer(lambda prompt: "The first.\nVerdict: 1") as server:
+        result = run_script(*judge_flags(predictions, tmp_path), **server.environment)
+    assert result.returncode == 0, result.stderr
+    assert "ours  against  theirs" in result.stdout
+    assert "win rate         50.0%  (95% bootstrap interval 50.0% to 50.0%)" in result.stdout
+    assert "the first response won 80 of 80 verdicts that chose one  (100.0%)" in result.stdout
+    assert "orders disagree  40 of 40 pairs  (100.0%); in 40 the first response won twice, in 0 the" in result.stdout
+    assert "ties             40  (100.0%)" in result.stdout
+    assert all(request["body"]["temperature"] == 0 for request in server.requests)
+
+
+def test_the_predictions_of_two_real_models_are_judged(reference_data, tmp_path):
+    paths = [reference_data / f"predictions_{name}.jsonl" for name in ("text-davinci-003", "davinci-self-instruct")]
+    with OpenAIServer(lambda prompt: "Verdict: 1") as server:
+        result = run_script(*judge_flags(paths, tmp_path), **server.environment)
+    assert len(server.requests) == 504
+    assert "predictions_text-davinci-003  against  predictions_davinci-self-instruct" in result.stdout
+    assert "pairs            252" in result.stdout
+    assert "win rate         50.0%" in result.stdout
+    assert "the first response won 504 of 504" in result.stdout
+
+
+def test_unparsable_verdicts_are_counted_and_their_pairs_left_out(predictions, tmp_path):
+    def answer(prompt):
+        if "Do thing 7." in prompt:
+            return "I would say 1"
+        if "Do thing 8." in prompt and prompt.index("ours") < prompt.index("theirs"):
+            return "Verdict: 1", "length"
+        return "Verdict: 1" if prompt.index("ours") < prompt.index("theirs") else "verdict: **2**"
+
+    with OpenAIServer(answer) as server:
+        result = run_script(*judge_flags(predictions, tmp_path), **server.environment)
+    assert "unparsable       3 of 80 verdicts; 2 pairs left out" in result.stdout
+    assert "wins             38  (100.0%)" in result.stdout
+    assert "the first response won 38 of 77" in result.stdout
+
+
+def test_a_killed_judge_run_goes_on_without_asking_or_counting_twice(predictions, tmp_path):
+    path = tmp_path / "verdicts.jsonl"
+    flags = judge_flags(predictions, tmp_path, "--max_concurrent_requests", "4")
+    with OpenAIServer(lambda prompt: "Verdict: tie", latency_sec=0.05) as server:
+        run_and_kill(flags, server.environment, path, 20)
+        with path.open("ab") as f:
+            f.write(b'{"instruction": "Do thi')  # as a kill within a write leaves it
+        saved = len([line for line in path.read_bytes().split(b"\n")[1:-1] if line])
+        num_before = len(server.requests)
+        result = run_script(*flags, **server.environment)
+        assert len(server.requests) - num_before == 80 - saved
+        assert "win rate         50.0%" in result.stdout
+        again = run_script(*flags, **server.environment)
+        assert len(server.requests) - num_before == 80 - saved
+        assert again.stdout == result.stdout == run_script("compare.py", "report", "--verdicts_path", path).stdout
+    keys = [(row["instruction"], row["input"], row["first"]) for row in rows(path)]
+    assert len(keys) == len(set(keys)) == 80
+
+
+def test_verdicts_of_other_responses_are_not_mixed_in(predictions, tmp_path):
+    with OpenAIServer(lambda prompt: "Verdict: 1") as server:
+        run_script(*judge_flags(predictions, tmp_path), **server.environment)
+        other = write_predictions(tmp_path / "other.json", "theirs", [f"new {i}" for i in range(40)])
+        result = run_script(*judge_flags([predictions[0], other], tmp_path), **server.environment)
+    assert_fails_in_one_line(result, "verdicts.jsonl was made with another responses")
+
+
+def test_an_unreachable_judge_is_said_at_once_and_binds_no_later_run(predictions, tmp_path):
+    environment = {"OPENAI_BASE_URL": "http://127.0.0.1:9/v1", "OPENAI_API_KEY": ""}
+    result = run_script(*judge_flags(predictions, tmp_path), **environment)
+    assert_fails_in_one_line(result, "no server at http://127.0.0.1:9/v1", "OPENAI_BASE_URL")
+    with OpenAIServer(lambda prompt: "Verdict: 1") as server:
+        flags = judge_flags(predictions, tmp_path, "--prompt_path", tmp_path / "prompt.txt")
+        (tmp_path / "prompt.txt").write_text("{task} {first} {second}")
+        assert run_script(*flags, **server.environment).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda entries: entries.pop(), "1 are in the first only"),
+        (lambda entries: entries.append(entries[3]), "entry 41: the same instruction and input as entry 4."),
+        (lambda entries: entries[4].pop("output"), 'entry 5: no "output"'),
+        (lambda entries: entries[4].pop("instruction"), 'entry 5: no "instruction"'),
+        (lambda entries: entries[4].update(generator="x"), "2 generators"),
+        (lambda entries: entries.clear(), "no entries"),
+    ],
+)
+def test_prediction_files_that_cannot_be_compared_are_refused_in_one_line(predictions, tmp_path, change, message):
+    entries = json.loads(predictions[1].read_text())
+    change(entries)
+    predictions[1].write_text(json.dumps(entries))
+    with pytest.raises(UserError) as error:
+        load_pairs(*map(str, predictions))
+    assert message in str(error.value)
+    assert "theirs.json" in str(error.value)
+
+
+def test_a_mistake_in_a_prediction_file_ends_the_command_in_one_line(predictions, tmp_path):
+    predictions[1].write_text('[{"instruction": "x"}]')
+    assert_fails_in_one_line(run_script(*judge_flags(predictions, tmp_path)), 'theirs.json, entry 1: no "output"')
+
+
+def test_a_judges_prompt_without_a_placeholder_is_refused(predictions, tmp_path):
+    (tmp_path / "prompt.txt").write_text("{task} {first}")
+    result = run_script(*judge_flags(predictions, tmp_path, "--prompt_path", tmp_path / "prompt.txt"))
+    assert_fails_in_one_line(result, "prompt.txt: the judge's prompt has to hold {second} once")
+
+
+def test_braces_in_a_response_are_not_filled_in():
+    pair = Pair(Task("{first}", ""), ("{second}", "b"))
+    assert judge_prompt("{task}|{first}|{second}", pair, 1) == "{first}|{second}|b"
+    assert judge_prompt("{task}|{first}|{second}", pair, 2) == "{first}|b|{second}"
+
+
+@pytest.mark.parametrize(
+    ("reply", "verdict"),
+    [
+        ("Verdict: 1", "first"),
+        ("Because.\n\n**Verdict: Tie**\n", "tie"),
+        ("Verdict: 1\nNo, wait.\nVerdict: 2", "unparsable"),
+        ("Verdict: 1 (or 2)", "unparsable"),
+        ("My verdict: 12", "unparsable"),
+        ("", "unparsable"),
+    ],
+)
+def test_a_verdict_is_read_or_not_guessed(reply, verdict):
+    assert read_verdict(reply) == verdict
+
+
+# ---- Statistics ----
+
+
+@given(st.integers(0, 60), st.integers(0, 60))
+def test_the_sign_test_sums_the_binomial(wins, losses):
+    n = wins + losses
+    masses = [math.comb(n, k) / 2**n for k in range(n + 1)]
+    # All outcomes that are no likelier than this one; the fair coin is symmetric.
+    expected = sum(mass for mass in masses if mass <= masses[wins] * (1 + 1e-9))
+    assert preferences.sign_test(wins, losses) == pytest.approx(expected)
+
+
+def test_the_bootstrap_interval_has_the_width_of_the_normal_one():
+    scores = [[float(i % 10 < 6)] for i in range(400)]
+    low, high = preferences.bootstrap_interval(scores)
+    half = 1.96 * math.sqrt(0.6 * 0.4 / 400)
+    assert (low, high) == (pytest.approx(0.6 - half, abs=0.005), pytest.approx(0.6 + half, abs=0.005))
+    assert preferences.bootstrap_interval(scores) == (low, high)
+    # Ten votes on each of 40 pairs that all agree know no more than 40 votes.
+    low, high = preferences.bootstrap_interval([[float(i % 10 < 6)] * 10 for i in range(40)])
+    assert high - low == pytest.approx(2 * 1.96 * math.sqrt(0.6 * 0.4 / 40), rel=0.1)
+
+
+def test_krippendorffs_alpha_is_0_by_chance_and_that_of_the_published_example():
+    # Krippendorff, "Computing Krippendorff's Alpha-Reliability" (2011), section C: four raters, nominal data, 0.743.
+    raters = [
+        "1 2 3 3 2 1 4 1 2 . . .",
+        "1 2 3 3 2 2 4 1 2 5 . 3",
+        ". 3 3 3 2 3 4 2 2 5 1 .",
+        "1 2 3 3 2 4 4 1 2 5 1 .",
+    ]
+    columns = zip(*(line.split() for line in raters), strict=True)
+    assert preferences.krippendorff_alpha([[int(r) for r in c if r != "."] for c in columns]) == pytest.approx(
+        0.743, abs=5e-4
+    )
+    draw = random.Random(0)
+    chance = [[draw.choice([-1, 1]) for _ in range(2)] for _ in range(5000)]
+    assert preferences.krippendorff_alpha(chance) == pytest.approx(0, abs=0.05)
+
+
+def test_swapping_the_models_swaps_wins_and_losses():
+    draw = random.Random(1)
+    verdicts = [
+        {"instruction": str(i), "input": "", "first": first, "verdict": draw.choice(["first", "second", "tie"])}
+        for i in range(50)
+        for first in (1, 2)
+    ]
+    swapped = [{**row, "first": 3 - row["first"]} for row in verdicts]
+    table, other = (preferences.judge_table(("a", "b"), r).splitlines() for r in (verdicts, swapped))
+    assert table[2].split()[1:] == other[3].split()[1:]
+    assert table[3].split()[1:] == other[2].split()[1:]
+    assert table[4] == other[4]
+    assert table[7:] == other[7:]
+
+
+# ---- generate ----
+
+
+def write_tasks(path, tasks=TASKS):
+    path.write_text(json.dumps(tasks))
+    return path
+
+
+def test_a_servers_responses_are_written_in_alpacaevals_format_and_read_back(tmp_path):
+    tasks, output = write_tasks(tmp_path / "eval.json"), tmp_path / "out.json"
+    flags = ("compare.py", "generate", "--instructions_path", tasks, "--output_path", output, "--model_name", "m")
+    with OpenAIServer(lambda prompt: f" re: {prompt} ", faults=lambda n: "rate limit" if n == 3 else None) as server:
+        result = run_script(*flags, **server.environment)
+    assert result.returncode == 0, result.stderr
+    entries = json.loads(output.read_text())
+    assert entries[1] == {
+        "dataset": "eval",
+        "instruction": "Do thing 1.\n\npart 1",
+        "input": "part 1",
+        "output": "re: Do thing 1.\n\n### Input:\npart 1",
+        "generator": "m",
+    }
+    assert list(load_predictions(str(output))[1]) == [Task(t["instruction"], t["input"]) for t in TASKS]
+    assert list(tmp_path.glob("*.partial")) == []
+
+
+def test_a_server_without_chat_gets_the_training_prompt(tmp_path):
+    tasks, output = write_tasks(tmp_path / "eval.json", TASKS[:2]), tmp_path / "out.json"
+    flags = ("compare.py", "generate", "--instructions_path", tasks, "--output_path", output, "--model_name", "m")
+    no_chat = (404, {"error": {"message": "This is not a chat model"}})
+    with OpenAIServer(lambda prompt: prompt, faults=lambda n: no_chat if n == 0 else None) as server:
+        result = run_script(*flags, "--max_concurrent_requests", "1", **server.environment)
+    assert "going on with the completions API" in result.stderr
+    outputs = [entry["output"] for entry in json.loads(output.read_text())]
+    assert outputs[1] == PROMPT_INPUT.format(**TASKS[1])
+
+
+def test_a_killed_generate_run_loses_and_doubles_nothing(tmp_path):
+    tasks, output = write_tasks(tmp_path / "eval.json"), tmp_path / "out.json"
+    flags = ("compare.py", "generate", "--instructions_path", tasks, "--output_path", output, "--model_name", "m")
+    flags += ("--max_concurrent_requests", "2")
+    with OpenAIServer(lambda prompt: f"re: {prompt}", latency_sec=0.05) as server:
+        saved = run_and_kill(flags, server.environment, tmp_path / "out.json.partial", 10) - 1
+        assert not output.exists()
+        num_before = len(server.requests)
+        result = run_script(*flags, **server.environment)
+        assert result.returncode == 0, result.stderr
+        assert len(server.requests) - num_before == 40 - saved
+        assert "already holds all 40" in run_script(*flags, **server.environment).stdout
+    assert [e["output"][:16].split(".")[0] for e in json.loads(output.read_text())] == [
+        f"re: Do thing {i}" for i in range(40)
+    ]
+
+
+def test_a_local_models_responses_go_on_after_a_kill_and_are_those_of_one_run(tiny_llama, tmp_path):
+    tasks = write_tasks(tmp_path / "eval.json")
+    flags = ("compare.py", "generate", "--instructions_path", tasks, "--model_name_or_path", tiny_llama)
+    flags += ("--max_new_tokens", "60", "--batch_size", "4")
+    partial = tmp_path / "a.json.partial"
+    run_and_kill((*flags, "--output_path", tmp_path / "a.json"), {"OMP_NUM_THREADS": "1"}, partial, 6)
+    for name in ("a.json", "b.json"):
+        result = run_script(*flags, "--output_path", tmp_path / name, OMP_NUM_THREADS="1")
+        assert result.returncode == 0, result.stderr
+    assert (tmp_path / "a.json").read_text() == (tmp_path / "b.json").read_text()
+    assert " were cut off at --max_new_tokens" in result.stdout
+
+
+def test_the_self_instruct_evaluation_is_read(reference_data):
+    tasks = load_tasks(str(reference_data / "user_oriented_instructions.jsonl"))
+    predicted = load_predictions(str(reference_data / "predictions_text-davinci-003.jsonl"))[1]
+    assert len(tasks) == 252
+    assert tasks == list(predicted)
+
+
+def test_instruction_files_of_all_three_formats_give_the_same_tasks(tmp_path):
+    self_instruct = [
+        {"id": f"x{i}", "instruction": t["instruction"], "instances": [{"input": t["input"], "output": "o"}]}
+        for i, t in enumerate(TASKS)
+    ]
+    lines = tmp_path / "eval.jsonl"
+    lines.write_text("\n".join(map(json.dumps, self_instruct)))
+    assert load_tasks(str(lines)) == load_tasks(str(write_tasks(tmp_path / "eval.json")))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ((), "either --model_name_or_path (local) or --model_name"),
+        (("--model_name", "m", "--batch_size", "0"), "--batch_size 0"),
+        (("--model_name", "m", "--instructions_path", "nowhere.json"), "nowhere.json: no such file"),
+        (("--model_name", "m", "--output_path", "nowhere/out.json"), "nowhere/out.json.partial: cannot be written"),
+    ],
+)
+def test_flags_of_generate_that_cannot_work_are_refused_in_one_line(tmp_path, flags, message):
+    given = {"--instructions_path": write_tasks(tmp_path / "eval.json"), "--output_path": tmp_path / "out.json"}
+    given |= dict(zip(flags[::2], flags[1::2], strict=True))
+    arguments = [part for flag in given.items() for part in flag]
+    assert_fails_in_one_line(run_script("compare.py", "generate", *arguments, OPENAI_BASE_URL=""), message)

@@ -1,0 +1,346 @@
+import ast
+import json
+import shutil
+
+import pytest
+from conftest import ROOT, assert_fails_in_one_line, run_script
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data import build, check, verify
+from data.code_verifications import EXAMPLES
+from data.execution import ToolMissing, python
+from data.record import NUM_PROMPT_INSTRUCTIONS, recorded_prompt
+from data.verifications import SEED_TASKS
+from generate_instruction import load_seed_tasks
+from utils import UserError, jdump, jload
+
+
+@pytest.fixture(scope="module")
+def examples() -> list[dict]:
+    return jload(ROOT / "alpaca_data.json")
+
+
+@pytest.fixture(scope="module")
+def seed_tasks() -> list[dict]:
+    return [json.loads(line) for line in (ROOT / "seed_tasks.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def recordings() -> list[dict]:
+    lines = (ROOT / "tests" / "fixtures" / "teacher_completions.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def rebuilt(tmp_path_factory) -> tuple:
+    """The path of freshly built data, and what the build printed."""
+    path = tmp_path_factory.mktemp("build") / "alpaca_data.json"
+    result = run_script("-m", "data.build", "alpaca_data", "--data_path", path)
+    assert result.returncode == 0, result.stderr
+    return path, result.stdout
+
+
+def good_example(**changes) -> dict:
+    return {"instruction": "Name the capital of France.", "input": "", "output": "Paris", **changes}
+
+
+# The recordings and the build -----------------------------------------------------------------------------------------
+def test_the_data_is_rebuilt_byte_for_byte(rebuilt):
+    assert rebuilt[0].read_bytes() == (ROOT / "alpaca_data.json").read_bytes()
+
+
+def test_at_least_two_thousand_tasks_survive(examples):
+    assert len(examples) >= 2000
+
+
+def test_the_readme_shows_the_generators_table_of_this_build(rebuilt):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = [line for line in rebuilt[1].splitlines() if line[50:].strip().replace(",", "").isdigit()]
+    assert len(table) >= 5
+    assert [line for line in table if line not in readme] == []
+
+
+def test_each_recording_holds_the_prompt_that_its_seed_tasks_make(recordings):
+    for k, recording in enumerate(recordings):
+        assert (recording["seed_task_ids"], recording["prompt"]) == recorded_prompt(k)
+        assert recording["prompt"].endswith(f"###\n{NUM_PROMPT_INSTRUCTIONS + 1}. Instruction:")
+
+
+def test_a_hundred_tasks_can_be_replayed_for_the_quick_start(tmp_path, examples):
+    result = run_script(
+        "-m", "data.build", "replay", "--output_dir", tmp_path, "--num_instructions_to_generate", 100, cwd=ROOT
+    )
+    assert result.returncode == 0, result.stderr
+    assert len(jload(tmp_path / "regen.json")) == 100
+
+
+def test_a_build_from_changed_seed_tasks_ends_in_one_line_and_leaves_the_old_data(tmp_path):
+    for name in ("data", "tests"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in [*ROOT.glob("*.py"), ROOT / "prompt.txt", ROOT / "alpaca_data.json"]:
+        shutil.copy(path, tmp_path)
+    text = (ROOT / "seed_tasks.jsonl").read_text(encoding="utf-8")
+    (tmp_path / "seed_tasks.jsonl").write_text(text.replace("the", "a"), encoding="utf-8")
+    result = run_script("-m", "data.build", "alpaca_data", cwd=tmp_path)
+    assert_fails_in_one_line(result, "generate_instruction.py ended with exit code 1")
+    assert (tmp_path / "alpaca_data.json").read_bytes() == (ROOT / "alpaca_data.json").read_bytes()
+
+
+def test_each_correction_has_a_reason_and_changes_something():
+    corrections = jload(build.CORRECTIONS_PATH)
+    for correction in corrections:
+        assert list(correction) == ["instruction", "reason", "replacement"]
+        assert len(correction["reason"].split()) >= 3
+        replacement = correction["replacement"]
+        assert replacement is None or (replacement and set(replacement) <= set(build.PARTS))
+
+
+def test_a_correction_replaces_parts_or_removes_the_example():
+    tasks = [good_example(), good_example(instruction="Add 1 and 1.", output="3"), good_example(instruction="Sum it.")]
+    corrections = [
+        {"instruction": "Add 1 and 1.", "reason": "wrong sum", "replacement": {"output": "2"}},
+        {"instruction": "Sum it.", "reason": "sum what?", "replacement": None},
+    ]
+    assert build.apply_corrections(tasks, corrections) == [
+        good_example(),
+        good_example(instruction="Add 1 and 1.", output="2"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("corrections", "message"),
+    [
+        ([{"instruction": "Add 2 and 2.", "reason": "", "replacement": None}], "no task has the instruction"),
+        ([{"instruction": "Name the capital of France.", "reason": "", "replacement": None}] * 2, "two corrections"),
+    ],
+)
+def test_a_correction_that_does_not_fit_is_refused(corrections, message):
+    with pytest.raises(UserError, match=message):
+        build.apply_corrections([good_example()], corrections)
+
+
+# The shipped data -----------------------------------------------------------------------------------------------------
+def test_the_report_on_the_shipped_data_has_no_findings(examples):
+    result = run_script("-m", "data.check", "report")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.endswith("no findings\n")
+    assert f"{len(examples):,}" in result.stdout
+
+
+def test_between_35_and_45_percent_of_the_examples_have_an_input(examples):
+    assert 0.35 <= sum(bool(example["input"]) for example in examples) / len(examples) <= 0.45
+
+
+def test_no_instruction_occurs_twice(examples):
+    assert len({example["instruction"].casefold() for example in examples}) == len(examples)
+
+
+def test_computed_answers_agree_with_the_outputs(examples):
+    verifications = verify.load_verifications()
+    assert len(verifications) >= 500
+    assert verify.unverified(examples, verifications) == []
+
+
+def test_code_in_the_outputs_does_what_was_asked(examples):
+    assert verify.unverified_by_function(examples, EXAMPLES)[0] == []
+
+
+def test_near_copies_of_the_original_examples_are_rare(examples, reference_data):
+    reference = [example["instruction"] for example in jload(reference_data / "alpaca_sample.json")]
+    scores = check.highest_scores([example["instruction"] for example in examples], reference)
+    assert sum(score > 0.7 for score in scores) / len(scores) < 0.01
+
+
+def test_near_copies_of_the_reference_seed_tasks_are_rare(examples, reference_data):
+    reference = [task["instruction"] for task in load_seed_tasks(str(reference_data / "seed_tasks_reference.jsonl"))]
+    scores = check.highest_scores([example["instruction"] for example in examples], reference)
+    assert sum(score > 0.7 for score in scores) / len(scores) < 0.01
+
+
+# The seed tasks -------------------------------------------------------------------------------------------------------
+def test_there_are_175_seed_tasks_with_unique_ids_names_and_instructions(seed_tasks):
+    assert len(seed_tasks) == 175
+    for key in ("id", "name", "instruction"):
+        assert len({task[key] for task in seed_tasks}) == 175
+    for task in seed_tasks:
+        assert list(task) == ["id", "name", "instruction", "instances", "is_classification"]
+        assert len(task["instances"]) == 1
+
+
+def test_about_a_third_of_the_seed_tasks_are_classification(seed_tasks):
+    assert 0.3 <= sum(task["is_classification"] for task in seed_tasks) / len(seed_tasks) <= 0.37
+
+
+def test_the_seed_tasks_pass_the_checks_on_the_data(seed_tasks):
+    tasks = [{"instruction": task["instruction"], **task["instances"][0]} for task in seed_tasks]
+    # The share with an input is another one, and the parser's list of unsuitable words is for the teacher.
+    findings = [finding for finding in check.check_examples(tasks) if "share with an input" not in finding]
+    assert findings == []
+
+
+def test_computed_answers_of_the_seed_tasks_agree(seed_tasks):
+    examples = [{"instruction": task["instruction"], **task["instances"][0]} for task in seed_tasks]
+    assert verify.unverified_by_function(examples, SEED_TASKS)[0] == []
+
+
+def test_no_seed_task_is_a_near_copy_of_a_reference_seed_task(seed_tasks, reference_data):
+    reference = [task["instruction"] for task in load_seed_tasks(str(reference_data / "seed_tasks_reference.jsonl"))]
+    assert max(check.highest_scores([task["instruction"] for task in seed_tasks], reference)) <= 0.7
+
+
+def test_no_output_of_the_reference_seed_tasks_occurs_in_ours(seed_tasks, reference_data):
+    theirs = load_seed_tasks(str(reference_data / "seed_tasks_reference.jsonl"))
+    long_outputs = {task["output"] for task in theirs if len(task["output"].split()) > 5}
+    assert not long_outputs & {task["instances"][0]["output"] for task in seed_tasks}
+
+
+# The checks themselves ------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("changes", "finding"),
+    [
+        ({"output": ""}, "form: an empty output"),
+        ({"output": "Paris "}, "form: white space around the output"),
+        ({"input": None}, "form: it is not exactly"),
+        ({"source": "web"}, "form: it is not exactly"),
+        ({"output": "Paris " * 111 + "."}, "length: 112 words"),
+        ({"output": "Par\u200bis"}, "characters: the character U+200B"),
+        ({"output": "Par\x07is"}, "characters: the character U+0007"),
+        ({"output": "Par\u00adis"}, "characters: the character U+00AD"),
+        ({"output": "Cafe\u0301"}, "characters: a letter and its accent apart"),
+        ({"output": "Paris \nis it."}, "characters: a stray space"),
+        ({"output": "Paris\n###"}, "markers: the marker '###'"),
+        ({"input": "<noinput>"}, "markers: the marker '<noinput>'"),
+        ({"input": "NoInput"}, "markers: the marker 'NoInput'"),
+        ({"output": "Paris\n18. Instruction: Name it."}, "markers: the marker"),
+        ({"instruction": "Draw the city of Paris."}, "can be read back"),
+        ({"instruction": "Name Paris."}, "can be read back"),
+        ({"output": "See https://example.com."}, "things not there: 'https://'"),
+        ({"instruction": "Summarise the attached document for me."}, "things not there: 'attached document'"),
+        (
+            {"instruction": "Summarise the following text for me."},
+            "things not there: 'the following text', but no input",
+        ),
+        ({"output": "N/A"}, "placeholders: the output 'N/A'"),
+        ({"output": "..."}, "placeholders: the output '...'"),
+        ({"output": "Dear [Your Name], welcome."}, "placeholders: '[Your Name]'"),
+        ({"input": "None"}, "placeholders: the input 'None'"),
+        ({"output": "As an AI language model, I know Paris."}, "refusals: 'As an AI"),
+        ({"output": "```python\nprint(\n```"}, "code blocks: python that cannot be read"),
+        ({"output": "```json\n{'a': 1}\n```"}, "code blocks: json that cannot be read"),
+        ({"output": "3 × 1.50 + 2 = 6.60 euros"}, "arithmetic: 3 × 1.50 + 2 is 6.5, not 6.60"),
+        ({"output": "So 2,000 / 3 ≈ 666.6."}, "arithmetic: 2,000 / 3 is 666.667, not 666.6"),
+        ({"output": "1 / 8 = 12%"}, "arithmetic: 1 / 8 is 12.5, not 12%"),
+        ({"output": "```\nParis"}, "code blocks: a code fence that is not closed"),
+    ],
+)
+def test_each_flaw_is_found(changes, finding):
+    findings = check.check_examples([good_example(**changes)])
+    assert any(text.startswith(f"example 0: {finding}") for text in findings), findings
+
+
+def test_a_good_example_has_no_findings_of_its_own():
+    good = [good_example(output="```python\nprint(1)\n```\nBonjour, café №1.\n\n1. Paris"), good_example(input="x")]
+    assert [f for f in check.check_examples(good[:1]) if f.startswith("example")] == []
+    assert check.check_examples([good_example(instruction="How are you, Ada?", input="x")])[0].startswith("share")
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        "2 + 3 × 4 = 14",
+        "x = 7 - 9 = -2",
+        "1/3 ≈ 0.333",
+        "(1 + 2) × 3 + 1 = 10",
+        "19 ÷ 24 = 0, remainder 19",
+        "10 / 3 = 3.33...",
+    ],
+)
+def test_right_equations_and_those_in_longer_expressions_are_let_through(output):
+    assert check.arithmetic(good_example(output=output)) is None
+
+
+def test_a_repeated_instruction_is_found_in_any_spelling():
+    examples = [good_example(), good_example(instruction="name the capital of France!")]
+    assert "example 1: uniqueness: its instruction is that of example 0" in check.check_examples(examples)
+
+
+def test_a_near_copy_of_a_reference_file_is_a_finding(tmp_path):
+    data, reference = tmp_path / "data.json", tmp_path / "reference.json"
+    jdump([good_example()], data)
+    jdump([good_example(instruction="Name the old capital of France.")], reference)
+    result = run_script("-m", "data.check", "report", "--data_path", data, "--reference_path", reference)
+    assert_fails_in_one_line(result, "data.json", "finding")
+    assert "near copies: 100.00% of the examples" in result.stdout
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "[1]", "[", ""])
+def test_a_file_without_data_is_refused_in_one_line(tmp_path, content):
+    (tmp_path / "data.json").write_text(content)
+    assert_fails_in_one_line(
+        run_script("-m", "data.check", "report", "--data_path", tmp_path / "data.json"), "data.json"
+    )
+
+
+@given(st.text(max_size=30))
+def test_any_text_can_be_checked(text):
+    findings = check.check_examples([good_example(output=text)])
+    assert all(isinstance(finding, str) for finding in findings)
+
+
+# The verifications ----------------------------------------------------------------------------------------------------
+def test_a_wrong_answer_fails_its_verification():
+    wrong = [good_example(instruction="Add 1 and 1.", output="3")]
+    assert verify.unverified(wrong, {"Add 1 and 1.": "expected = [str(1 + 1)]"}) == [
+        "the output lacks '2': Add 1 and 1."
+    ]
+
+
+def test_a_verification_without_its_example_is_reported():
+    assert verify.unverified([], {"Add 1 and 1.": "expected = ['2']"}) == ["a verification of no example: Add 1 and 1."]
+
+
+def test_a_verification_that_fails_or_hangs_is_reported():
+    codes = ["raise ValueError('no')", "expected = ['1']", "while True: pass"]
+    assert verify.run_codes(codes, timeout_sec=2) == ["ValueError: no", ["1"], "did not end"]
+
+
+def test_code_that_does_not_do_what_was_asked_is_reported():
+    verifications = {"Double it.": lambda t: python(t.output)["double"](4) == 8}
+    wrong = [good_example(instruction="Double it.", output="def double(n):\n    return n * n")]
+    assert verify.unverified_by_function(wrong, verifications) == (["the output lacks False: Double it."], set())
+    assert verify.unverified_by_function([], verifications)[0] == ["a verification of no example: Double it."]
+
+
+def test_a_verification_whose_program_is_not_installed_is_left_out():
+    def needs_a_program(t):
+        raise ToolMissing("node")
+
+    examples = [good_example()]
+    assert verify.unverified_by_function(examples, {examples[0]["instruction"]: needs_a_program}) == ([], {"node"})
+
+
+def test_every_verification_computes_something():
+    for instruction, code in verify.load_verifications().items():
+        nodes = {type(node) for node in ast.walk(ast.parse(code))}
+        assert nodes & {ast.Call, ast.BinOp, ast.Compare}, instruction
+
+
+@pytest.mark.parametrize(
+    ("expected", "output", "occurs"),
+    [
+        ("12", "It is 12.", True),
+        ("12", "In 2012.", False),
+        ("12", "It is 12.5.", False),
+        ("= 3", "x = 3", True),
+        (0.125, "about 0.13", True),
+        (0.125, "about 0.12", True),
+        (0.125, "about 0.14", False),
+        (110.25, "exactly 110", False),
+        (1200, "1,200 g", True),
+        (True, "", True),
+        (False, "", False),
+    ],
+)
+def test_texts_and_numbers_are_looked_up_as_wholes(expected, output, occurs):
+    assert (verify.missing([expected], output) == []) is occurs

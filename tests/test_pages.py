@@ -1,0 +1,354 @@
+"""The two web pages as people meet them: Chromium, keyboard and mouse, several at once, kills and restarts."""
+
+import contextlib
+import json
+import os
+import pty
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.parse
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from browser import Recorder, browser, free_port, resize, wait_for, wait_for_port
+from conftest import ROOT, assert_fails_in_one_line, run_script
+from openai_server import OpenAIServer
+
+from append_only import AppendOnlyFile
+from evaluation_files import Pair, Task
+from preferences import human_table
+from rating_page import BlindEvaluation
+
+HOSTILE = "<img src=x onerror=\"document.title='broken'\"> ${1+1} {{value}} <b>bold</b> & more"
+NAMES = ("secret-model-alpha", "secret-model-beta")
+NUM_PAIRS = 4
+
+
+@pytest.fixture
+def predictions(tmp_path):
+    paths = []
+    for name, mark in zip(NAMES, ("ALPHA", "BETA"), strict=True):
+        path = tmp_path / f"{name}.json"
+        entries = [
+            {"instruction": f"Task {i}", "input": "with input" if i else "", "output": f"{mark} {i} {HOSTILE}"}
+            for i in range(NUM_PAIRS)
+        ]
+        path.write_text(json.dumps([{**entry, "generator": name} for entry in entries]))
+        paths.append(path)
+    return paths
+
+
+@contextlib.contextmanager
+def served(*arguments, **environment):
+    """A page's server as a process; its port. Ended with Ctrl-C unless the test has killed it."""
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, *map(str, arguments), "--port", str(port)],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    process.port = port
+    try:
+        wait_for_port(port, process)
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        process.printed, process.complained = process.communicate(timeout=60)
+
+
+def human_flags(predictions, votes):
+    flags = ("--predictions_1", predictions[0], "--predictions_2", predictions[1], "--output_path", votes)
+    return ("compare.py", "human", *flags)
+
+
+def votes_in(path):
+    return [json.loads(line) for line in path.read_text().splitlines()[1:]]
+
+
+def element(driver, selector):
+    from selenium.webdriver.common.by import By
+
+    return wait_for(
+        lambda: next((e for e in driver.find_elements(By.CSS_SELECTOR, selector) if e.is_displayed()), None)
+    )
+
+
+def text_of(driver) -> str:
+    from selenium.webdriver.common.by import By
+
+    return driver.find_element(By.TAG_NAME, "body").text
+
+
+def press(driver, keys) -> None:
+    from selenium.webdriver.common.by import By
+
+    driver.find_element(By.TAG_NAME, "body").send_keys(keys)
+
+
+def requested_elsewhere(driver) -> list[str]:
+    """Addresses outside this machine that the page asked for."""
+    messages = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
+    urls = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+    return [url for url in urls if url.startswith("http") and not url.startswith("http://127.0.0.1:")]
+
+
+def assert_fits(driver, width: int) -> None:
+    """Nothing is wider than the window, and the texts are large enough to be read."""
+    resize(driver, width, 844)
+    wait_for(lambda: driver.execute_script("return document.documentElement.scrollWidth") == width)
+
+
+def test_a_rater_goes_all_the_way_and_learns_nothing_of_the_models(predictions, tmp_path):
+    from selenium.webdriver.common.keys import Keys
+
+    votes = tmp_path / "votes.jsonl"
+    with served(*human_flags(predictions, votes)) as server, browser(tmp_path / "profile") as driver:
+        relay = Recorder(server.port)
+        driver.get(f"http://127.0.0.1:{relay.port}")
+        element(driver, "input, textarea").send_keys("anna" + Keys.ENTER)
+        actions = [
+            lambda: press(driver, "1"),
+            lambda: press(driver, Keys.ARROW_RIGHT),
+            lambda: element(driver, "#vote-tie").click(),
+            lambda: press(driver, "s"),
+        ]
+        for number, act in enumerate(actions, start=1):
+            wait_for(lambda number=number: f"Pair {number} of 4" in text_of(driver))
+            assert HOSTILE in text_of(driver)  # as text, character for character
+            for width in (390, 1280):
+                assert_fits(driver, width)
+            assert len(votes_in(votes)) == number - 1
+            act()
+            # On disk before the next pair shows.
+            wait_for(lambda number=number: f"Pair {number} of 4" not in text_of(driver))
+            assert len(votes_in(votes)) == number
+        wait_for(lambda: "All 4 pairs are done" in text_of(driver))
+        assert driver.title == "Which response is better?"
+        assert requested_elsewhere(driver) == []
+        traffic = bytes(relay.recorded)
+        relay.close()
+        assert b"ALPHA 1" in traffic  # it was recorded
+        for hint in (b"secret-model", b"predictions", b"model_1", b"model_2"):
+            assert hint not in traffic
+            assert hint.decode() not in driver.page_source
+    assert [row["verdict"] for row in votes_in(votes)] == ["first", "second", "tie", "skip"]
+    assert "secret-model-alpha  against  secret-model-beta" in server.printed
+    assert "skipped        1 of 4" in server.printed
+    assert "ties           1  (33.3%)" in server.printed
+    assert "Traceback" not in server.complained
+
+
+def test_votes_survive_a_kill_and_the_rater_goes_on_where_it_was(predictions, tmp_path):
+    from selenium.webdriver.common.keys import Keys
+
+    votes = tmp_path / "votes.jsonl"
+    with browser(tmp_path / "profile") as driver:
+        with served(*human_flags(predictions, votes)) as server:
+            driver.get(f"http://127.0.0.1:{server.port}")
+            element(driver, "input, textarea").send_keys("anna" + Keys.ENTER)
+            wait_for(lambda: "Pair 1 of 4" in text_of(driver))
+            press(driver, "1")
+            wait_for(lambda: "Pair 2 of 4" in text_of(driver))
+            server.kill()
+        shown_before = text_of(driver).partition("Response 1")[0]
+        with served(*human_flags(predictions, votes)) as server:
+            driver.get(f"http://127.0.0.1:{server.port}")
+            element(driver, "input, textarea").send_keys("anna" + Keys.ENTER)
+            wait_for(lambda: "Pair 2 of 4" in text_of(driver))
+            assert text_of(driver).partition("Response 1")[0] == shown_before
+            for number in (2, 3, 4):
+                wait_for(lambda number=number: f"Pair {number} of 4" in text_of(driver))
+                press(driver, "2")
+            wait_for(lambda: "All 4 pairs are done" in text_of(driver))
+    rows = votes_in(votes)
+    assert len(rows) == len({row["instruction"] for row in rows}) == 4
+
+
+def test_several_raters_vote_at_once_in_orders_of_their_own(tmp_path):
+    pairs = [Pair(Task(f"Task {i}", ""), (f"a {i}", f"b {i}")) for i in range(30)]
+    path = tmp_path / "votes.jsonl"
+    with AppendOnlyFile(path, {"kind": "human"}) as file:
+        evaluation = BlindEvaluation(pairs, file, seed=0)
+
+        def rate(rater):
+            while (view := evaluation.next_view(rater)) is not None:
+                verdict = "first" if view.responses[0].startswith("a") else "second"
+                assert evaluation.vote(rater, view.position, verdict)
+                assert not evaluation.vote(rater, view.position, "tie")  # a double click
+
+        threads = [threading.Thread(target=rate, args=(f"rater {i}",)) for i in range(5)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        table = human_table(("a", "b"), file.rows)
+        orders = {rater: [pair.task.instruction for pair, _ in evaluation.order(rater)] for rater in ("x", "y")}
+        assert orders["x"] != orders["y"]
+        sides = [first for _, first in evaluation.order("x")]
+        assert 5 < sides.count(1) < 25
+    rows = votes_in(path)
+    assert len(rows) == 150 == len({(row["rater"], row["instruction"]) for row in rows})
+    assert "wins           150  (100.0%)" in table
+    assert "agreement      300 of 300 pairs of votes" in table
+    with AppendOnlyFile(path, {"kind": "human"}) as file:
+        again = BlindEvaluation(pairs, file, seed=0)
+        assert [pair.task.instruction for pair, _ in again.order("x")] == orders["x"]
+        other = BlindEvaluation(pairs, file, seed=1)
+        assert [pair.task.instruction for pair, _ in other.order("x")] != orders["x"]
+        assert again.next_view("rater 3") is None
+
+
+def test_a_port_in_use_is_said_in_one_line_before_a_model_is_loaded(predictions, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        result = run_script(*human_flags(predictions, tmp_path / "votes.jsonl"), "--port", port)
+        assert_fails_in_one_line(result, f"cannot serve at 127.0.0.1, port {port}", "Address already in use")
+        result = run_script("demo.py", "web", "--model_name_or_path", "tests", "--port", port)
+        assert_fails_in_one_line(result, f"port {port}", "Name another --port")
+
+
+def response_in(driver) -> str:
+    from selenium.webdriver.common.by import By
+
+    return driver.find_element(By.CSS_SELECTOR, "#response textarea").get_attribute("value")
+
+
+def test_a_visitor_of_the_demo_gets_stops_and_repeats_a_response(tiny_llama, tmp_path):
+    from selenium.webdriver.common.by import By
+
+    flags = ("demo.py", "web", "--model_name_or_path", tiny_llama, "--max_new_tokens", "900")
+    with served(*flags, OMP_NUM_THREADS="1") as server, browser(tmp_path / "profile") as driver:
+        driver.get(f"http://127.0.0.1:{server.port}")
+        element(driver, "#run").click()
+        wait_for(lambda: "Please write an instruction first." in text_of(driver))
+        assert "commercial use is not allowed" in text_of(driver)
+        for width in (390, 1280):
+            assert_fits(driver, width)
+        example = next(e for e in driver.find_elements(By.CSS_SELECTOR, "td") if "Turn the sentence" in e.text)
+        driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", example)
+        example.click()
+        wait_for(lambda: "Lisbon" in element(driver, "#input textarea").get_attribute("value"))
+        element(driver, "#run").click()
+        wait_for(lambda: len(response_in(driver)) > 20)
+        element(driver, "#stop").click()
+        time.sleep(0.5)
+        stopped_at = response_in(driver)
+        time.sleep(0.5)
+        assert response_in(driver) == stopped_at
+        element(driver, "#run").click()  # the place is free again
+        wait_for(lambda: response_in(driver) not in ("", stopped_at))
+        assert requested_elsewhere(driver) == []
+    assert "Traceback" not in server.complained
+
+
+def test_what_a_server_writes_is_shown_as_text(tmp_path):
+    from selenium.webdriver.common.keys import Keys
+
+    with (
+        OpenAIServer(lambda prompt: f"{prompt} -> {HOSTILE}") as model,
+        served("demo.py", "web", "--model_name", "m", **model.environment) as server,
+        browser(tmp_path / "profile") as driver,
+    ):
+        driver.get(f"http://127.0.0.1:{server.port}")
+        element(driver, "#instruction textarea").send_keys("Say hi." + Keys.SHIFT + Keys.ENTER)
+        wait_for(lambda: response_in(driver) == f"Say hi. -> {HOSTILE}")
+        assert driver.title == "Alpaca"
+        assert model.requests[-1]["body"]["temperature"] == 0.7
+
+
+def visit(address: str, instruction: str, **more) -> list[dict]:
+    """What Gradio's server sends to a page that asks for a response: its messages, in order."""
+    with urllib.request.urlopen(f"{address}/config") as reply:
+        functions = json.load(reply)["dependencies"]
+    index = next(function["id"] for function in functions if len(function["inputs"]) == 5)
+    session = f"session {instruction}"
+    body = {"data": [instruction, "", 0.7, 0.9, 64], "fn_index": index, "session_hash": session, **more}
+    request = urllib.request.Request(f"{address}/gradio_api/queue/join", json.dumps(body).encode())
+    request.add_header("Content-Type", "application/json")
+    urllib.request.urlopen(request).close()
+    query = urllib.parse.urlencode({"session_hash": session})
+    with urllib.request.urlopen(f"{address}/gradio_api/queue/data?{query}", timeout=60) as stream:
+        return [json.loads(line[5:]) for line in stream if line.startswith(b"data:")]
+
+
+def test_ten_impatient_visitors_are_answered_a_few_at_a_time():
+    with (
+        OpenAIServer(lambda prompt: f"re {prompt}", latency_sec=0.3) as model,
+        served("demo.py", "web", "--model_name", "m", "--max_concurrent_generations", "3", **model.environment) as page,
+        ThreadPoolExecutor(10) as visitors,
+    ):
+        address = f"http://127.0.0.1:{page.port}"
+        for messages in visitors.map(lambda i: visit(address, f"visitor {i}"), range(10)):
+            completed = next(m for m in messages if m["msg"] == "process_completed")
+            assert completed["success"]
+        assert sorted(r["body"]["messages"][0]["content"] for r in model.requests) == [
+            f"visitor {i}" for i in range(10)
+        ]
+        assert model.most_under_way == 3
+        # What is longer than the page lets through is refused by the server too.
+        refused = next(m for m in visit(address, "x" * 4001) if m["msg"] == "process_completed")
+        assert not refused["success"]
+        assert len(model.requests) == 10
+
+
+def test_a_conversation_in_the_terminal_streams_from_a_server():
+    with OpenAIServer(lambda prompt: f"re: {prompt} \x1b[31m red") as server:
+        result = subprocess.run(
+            [sys.executable, "demo.py", "chat", "--model_name", "m"],
+            input="Say hi.\tto all\n",
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=ROOT,
+            env={**os.environ, **server.environment},
+        )
+    assert "Response: re: Say hi.\n\n### Input:\nto all [31m red\n" in result.stdout  # no escape code for the terminal
+    assert_fails_in_one_line(
+        run_script("demo.py", "chat", "--model_name", "m", OPENAI_BASE_URL=server.url), "no server at"
+    )
+
+
+def test_a_conversation_in_the_terminal_goes_on_after_a_response_is_stopped(tiny_llama):
+    terminal, other_end = pty.openpty()
+    command = [sys.executable, "demo.py", "chat", "--model_name_or_path", tiny_llama, "--max_new_tokens", "900"]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdin=other_end, stdout=other_end, stderr=other_end, start_new_session=True
+    )
+    os.close(other_end)
+    printed = b""
+
+    def read_until(text: bytes) -> None:
+        nonlocal printed
+        while text not in printed:
+            assert select.select([terminal], [], [], 60)[0], printed
+            printed += os.read(terminal, 1 << 16)
+        printed = printed.partition(text)[2]
+
+    try:
+        read_until(b"Ctrl-D ends the conversation.")
+        read_until(b"Instruction: ")
+        os.write(terminal, b"Say hi.\n")
+        read_until(b"Input (Enter for none): ")
+        os.write(terminal, b"\n")
+        read_until(b"Response: ")
+        while len(printed) < 30:
+            printed += os.read(terminal, 1 << 16)
+        process.send_signal(signal.SIGINT)
+        read_until(b"[stopped]")
+        read_until(b"Instruction: ")
+        os.write(terminal, b"\x04")
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(terminal)

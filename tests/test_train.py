@@ -1,0 +1,445 @@
+"""train.py in parts: labels, batches, new embedding rows, the chat template, flags, the memory table."""
+
+import json
+import re
+import shlex
+import types
+
+import pytest
+import torch
+import transformers
+from conftest import ROOT
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import example_files
+import memory_table
+import response_loss
+import train
+import training_checkpoints as checkpoints
+import training_flags
+from utils import UserError, format_prompt, jdump
+
+EXAMPLES = [
+    {"instruction": "Name the capital of France.", "input": "", "output": "Paris."},
+    {"instruction": "Sort the list.", "input": "pear, apple, fig", "output": "apple, fig, pear"},
+    {"instruction": "Répète l'entrée {deux} fois.", "input": "ça\n\n🙂", "output": ": ça\n\n🙂 ça\n\n🙂"},
+    {"instruction": "Say nothing.", "input": "", "output": ""},
+    {"instruction": "Count to " + " ".join(map(str, range(200))), "input": "", "output": "No."},
+]
+
+
+@pytest.fixture(params=["tiny_llama", "tiny_opt"])
+def tokenizer(request):
+    return train.load_tokenizer(str(request.getfixturevalue(request.param)), None, 128)[0]
+
+
+def reference_example(example, tokenizer):
+    """Labels as the contract words them, one example and one call at a time."""
+    source = format_prompt(example["instruction"], example["input"])
+    ids = tokenizer(source + example["output"] + tokenizer.eos_token).input_ids[: tokenizer.model_max_length]
+    num_source = len(tokenizer(source).input_ids[: tokenizer.model_max_length])
+    return ids, [-100] * num_source + ids[num_source:]
+
+
+def assert_equal_to_reference(dataset, examples, tokenizer):
+    assert len(dataset) == len(examples)
+    for item, example in zip(dataset, examples, strict=True):
+        ids, labels = reference_example(example, tokenizer)
+        assert item["input_ids"].tolist() == ids
+        assert item["labels"].tolist() == labels
+        assert item["labels"].dtype == torch.int64
+
+
+# ---- Labels and batches ----
+
+
+def test_labels_equal_an_independent_reference(tokenizer, tmp_path):
+    jdump(EXAMPLES, tmp_path / "data.json")
+    dataset = train.SupervisedDataset(str(tmp_path / "data.json"), tokenizer)
+    assert_equal_to_reference(dataset, EXAMPLES, tokenizer)
+    assert len(dataset[4]["input_ids"]) == 128
+    assert set(dataset[4]["labels"].tolist()) == {-100}
+
+
+def test_labels_equal_an_independent_reference_on_the_released_sample(tokenizer, reference_data):
+    path = reference_data / "alpaca_sample.json"
+    tokenizer.model_max_length = 512
+    examples = json.loads(path.read_text(encoding="utf-8"))
+    assert_equal_to_reference(train.SupervisedDataset(str(path), tokenizer), examples, tokenizer)
+
+
+text = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(examples=st.lists(st.fixed_dictionaries({"instruction": text, "input": text, "output": text}), min_size=1))
+def test_labels_equal_the_reference_for_any_text(tokenizer, tmp_path, examples):
+    tokenizer.model_max_length = 1024
+    jdump(examples, tmp_path / "data.json")
+    dataset = train.SupervisedDataset(str(tmp_path / "data.json"), tokenizer)
+    assert_equal_to_reference(dataset, examples, tokenizer)
+
+
+def test_the_summary_says_what_the_data_lost(tokenizer, tmp_path):
+    jdump(EXAMPLES, tmp_path / "data.json")
+    summary = train.SupervisedDataset(str(tmp_path / "data.json"), tokenizer).summary()
+    assert "5 examples" in summary
+    assert "2 reach --model_max_length 128, 1 have no response left" in summary
+
+
+def test_collator_pads_on_the_right_and_masks_the_padding(tokenizer):
+    batch = train.DataCollatorForSupervisedDataset(tokenizer)(
+        [
+            {"input_ids": torch.tensor([5, 6, 7]), "labels": torch.tensor([-100, 6, 7])},
+            {"input_ids": torch.tensor([8]), "labels": torch.tensor([8])},
+        ]
+    )
+    pad = tokenizer.pad_token_id
+    assert batch["input_ids"].tolist() == [[5, 6, 7], [8, pad, pad]]
+    assert batch["labels"].tolist() == [[-100, 6, 7], [8, -100, -100]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+
+
+# ---- Special tokens and embeddings ----
+
+
+@pytest.mark.parametrize("name", ["tiny_llama", "tiny_opt"])
+def test_new_embedding_rows_are_the_mean_of_the_old(name, request):
+    path = request.getfixturevalue(name)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+    model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    old_in = model.get_input_embeddings().weight.detach().clone()
+    old_out = model.get_output_embeddings().weight.detach().clone()
+    train.smart_tokenizer_and_embedding_resize({"pad_token": "[NEW]", "unk_token": "[TWO]"}, tokenizer, model)
+    for old, layer in ((old_in, model.get_input_embeddings()), (old_out, model.get_output_embeddings())):
+        assert layer.weight.shape[0] == len(tokenizer) == old.shape[0] + 2
+        assert torch.equal(layer.weight[:-2], old)
+        assert torch.equal(layer.weight[-2:], old.mean(dim=0, keepdim=True).expand(2, -1))
+    assert model.config.vocab_size == len(tokenizer)
+
+
+def test_tied_embeddings_stay_tied(tiny_opt):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_opt)
+    model = transformers.AutoModelForCausalLM.from_pretrained(tiny_opt)
+    train.smart_tokenizer_and_embedding_resize({"pad_token": "[NEW]"}, tokenizer, model)
+    assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
+
+
+def test_a_model_with_spare_rows_keeps_them_and_gets_no_more(tiny_llama):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_llama)
+    model = transformers.AutoModelForCausalLM.from_pretrained(tiny_llama)
+    model.resize_token_embeddings(len(tokenizer) + 8, mean_resizing=False)
+    old = model.get_input_embeddings().weight.detach().clone()
+    num_old = len(tokenizer)
+    train.smart_tokenizer_and_embedding_resize({"pad_token": "[PAD]"}, tokenizer, model)
+    new = model.get_input_embeddings().weight
+    assert new.shape == old.shape
+    assert torch.equal(new[num_old], old[:num_old].mean(dim=0))
+    assert torch.equal(new[num_old + 1 :], old[num_old + 1 :])
+
+
+def test_nothing_is_added_where_no_token_is_missing(tiny_opt):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_opt)
+    assert train.missing_special_tokens(tokenizer) == {}
+
+
+def test_missing_tokens_are_added_in_the_original_order(tiny_llama):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_llama)
+    tokenizer.eos_token = tokenizer.unk_token = None
+    assert list(train.missing_special_tokens(tokenizer).items()) == [
+        ("pad_token", "[PAD]"),
+        ("eos_token", "</s>"),
+        ("unk_token", "<unk>"),
+    ]
+
+
+# ---- Chat template ----
+
+
+def render(tokenizer, messages, **options):
+    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, **options)
+
+
+@pytest.mark.parametrize("instruction", ["Say hi.", "Use {braces}, 'quotes', \"more\"\nand <html> & ünïcode 🙂"])
+def test_a_chat_message_becomes_the_training_prompt(tokenizer, instruction):
+    messages = [{"role": "user", "content": instruction}]
+    prompt = format_prompt(instruction)
+    assert render(tokenizer, messages, tokenize=False) == tokenizer.bos_token + prompt
+    assert render(tokenizer, messages)["input_ids"] == tokenizer(prompt).input_ids
+
+
+def test_a_chat_message_with_an_input_becomes_the_prompt_for_that(tokenizer):
+    messages = [{"role": "user", "content": "Add the numbers.\n\n### Input:\n1, 2"}]
+    prompt = format_prompt("Add the numbers.", "1, 2")
+    assert render(tokenizer, messages, tokenize=False) == tokenizer.bos_token + prompt
+
+
+def test_a_message_in_parts_is_joined(tokenizer):
+    messages = [{"role": "user", "content": [{"type": "text", "text": "Say "}, {"type": "text", "text": "hi."}]}]
+    assert render(tokenizer, messages, tokenize=False) == tokenizer.bos_token + format_prompt("Say hi.")
+
+
+def test_a_conversation_keeps_system_message_and_earlier_turns(tokenizer):
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Say hi."},
+        {"role": "assistant", "content": "Hi."},
+        {"role": "user", "content": "Again."},
+    ]
+    expected = format_prompt("Be brief.\n\nSay hi.") + "Hi." + tokenizer.eos_token
+    expected += "\n\n### Instruction:\nAgain.\n\n### Response:"
+    assert render(tokenizer, messages, tokenize=False) == tokenizer.bos_token + expected
+
+
+# ---- Flags ----
+
+
+def parse(*flags):
+    return training_flags.parse_arguments(["--data_path", "x.json", "--output_dir", "out", *flags])[-1]
+
+
+def test_flags_of_2023_mean_what_they_meant():
+    args = parse(
+        *("--evaluation_strategy", "no", "--warmup_ratio", "0.03", "--group_by_length", "True", "--no_cuda", "True")
+    )
+    assert args.eval_strategy == "no"
+    assert args.get_warmup_steps(1000) == 30
+    assert args.train_sampling_strategy == "group_by_length"
+    assert args.use_cpu
+    assert (args.optim, args.model_max_length, args.cache_dir) == ("adamw_torch", 512, None)
+
+
+def test_fsdp_flags_of_2023_become_an_fsdp_config(monkeypatch):
+    monkeypatch.setattr(training_flags.TrainingArguments, "_fall_back_to_what_the_hardware_has", lambda self: None)
+    args = parse(
+        *("--use_cpu", "True", "--fsdp", "full_shard auto_wrap offload"),
+        *("--fsdp_transformer_layer_cls_to_wrap", "LlamaDecoderLayer", "--fsdp_config", '{"min_num_params": 0}'),
+    )
+    assert args.fsdp_plugin_args["transformer_cls_names_to_wrap"] == "LlamaDecoderLayer"
+    assert args.fsdp_plugin_args["cpu_offload"] is True
+    assert args.fsdp_plugin_args["reshard_after_forward"] is True
+    assert args.fsdp_plugin_args["state_dict_type"] == "FULL_STATE_DICT"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about a machine without a GPU")
+def test_what_the_hardware_lacks_is_left_out_with_a_warning(capsys):
+    args = parse("--bf16", "True", "--tf32", "True", "--fsdp", "full_shard auto_wrap")
+    assert (args.bf16, args.tf32, args.fsdp) == (False, None, None)
+    assert capsys.readouterr().err.count("warning:") == 3
+
+
+def test_the_command_line_wins_over_the_config_file(tmp_path):
+    (tmp_path / "a.yaml").write_text("learning_rate: 1e-5\nnum_train_epochs: 5\nevaluation_strategy: 'no'\n")
+    args = parse("--config", str(tmp_path / "a.yaml"), "--learning_rate", "3e-4")
+    assert (args.learning_rate, args.num_train_epochs) == (3e-4, 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "learning_rate", "epochs"), [("llama-7b", 2e-5, 3), ("llama-13b", 1e-5, 5), ("opt-6.7b", 2e-5, 3)]
+)
+def test_the_shipped_configurations_hold_the_published_hyperparameters(name, learning_rate, epochs):
+    args = parse("--config", f"configs/{name}.yaml")
+    assert (args.learning_rate, args.num_train_epochs, args.weight_decay) == (learning_rate, epochs, 0)
+    assert args.per_device_train_batch_size * args.gradient_accumulation_steps * 4 == 128
+    assert (args.model_max_length, args.get_warmup_steps(100), args.lr_scheduler_type) == (512, 3, "cosine")
+
+
+def test_the_command_lines_of_the_readme_are_accepted():
+    text = (ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    commands = re.findall(r"^torchrun .*train\.py +(--.*)$", text, re.MULTILINE)
+    assert len(commands) == 2
+    for command in commands:
+        args = parse(*shlex.split(command.replace("<llama checkpoint and tokenizer>", "llama").replace("<out>", "out")))
+        assert (args.learning_rate, args.num_train_epochs, args.save_steps) == (2e-5, 3, 2000)
+        assert args.per_device_train_batch_size * args.gradient_accumulation_steps * 4 == 128
+
+
+# ---- Data files ----
+
+
+def test_json_lines_parquet_and_a_list_hold_the_same_examples(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = [{**e, "most_similar_instructions": {"a": 0.5}, "avg_similarity_score": 0.1} for e in EXAMPLES]
+    jdump(rows, tmp_path / "a.json")
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(row) for row in rows) + "\n\n", encoding="utf-8")
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
+    for name in ("a.json", "a.jsonl", "a.parquet"):
+        assert example_files.load_examples(str(tmp_path / name)) == EXAMPLES
+
+
+def test_a_missing_input_is_an_empty_one(tmp_path):
+    jdump([{"instruction": "Say hi.", "output": "Hi."}], tmp_path / "a.json")
+    assert example_files.load_examples(str(tmp_path / "a.json"))[0]["input"] == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b'{"instruction": "a", "output": "b"}\n\xff\n', "line 2"), (b'"text"', "str, not a list"), (b"PAR1x", "Parquet")],
+)
+def test_a_damaged_file_is_one_clear_line(tmp_path, content, message):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        example_files.load_examples(str(tmp_path / "a.json"))
+
+
+# ---- Memory table ----
+
+
+def memory(num_parameters, world_size, **flags):
+    args = types.SimpleNamespace(
+        device=torch.device("cuda"), optim=types.SimpleNamespace(value="adamw_torch"), bf16=True, fp16=False,
+        fsdp=None, fsdp_config=None, deepspeed=None,
+    )  # fmt: skip
+    vars(args).update(flags)
+    rows = memory_table.estimate(num_parameters, num_parameters, world_size, args)
+    return {place: sum(row.num_bytes for row in rows if row.place == place) for place in ("gpu", "cpu")}
+
+
+def test_seven_billion_parameters_take_112_gb_and_a_share_of_it_when_sharded():
+    config = {"reshard_after_forward": True}
+    assert memory(7e9, 1) == {"gpu": 112e9, "cpu": 0}
+    assert memory(7e9, 4, fsdp=True, fsdp_config=config) == {"gpu": 28e9, "cpu": 0}
+    assert memory(7e9, 4, fsdp=True, fsdp_config={**config, "cpu_offload": True}) == {"gpu": 0, "cpu": 28e9}
+
+
+def test_deepspeed_offload_keeps_everything_in_cpu_memory():
+    values = {"zero_optimization.stage": 3, "zero_optimization.offload_optimizer.device": "cpu"}
+    values["zero_optimization.offload_param.device"] = "cpu"
+    config = types.SimpleNamespace(get_value=lambda key, default=None: values.get(key, default))
+    assert memory(7e9, 4, deepspeed=True, hf_deepspeed_config=config) == {"gpu": 0, "cpu": 28e9}
+
+
+def test_too_little_memory_is_said_with_the_flag_to_try(monkeypatch):
+    monkeypatch.setattr(memory_table, "available", lambda local_world_size: {"cpu": 64e9, "gpu": 80e9})
+    args = types.SimpleNamespace(
+        device=torch.device("cuda"), optim=types.SimpleNamespace(value="adamw_torch"), bf16=True, fp16=False,
+        fsdp=None, fsdp_config=None, deepspeed=None, per_device_train_batch_size=4, gradient_accumulation_steps=8,
+        world_size=1,
+    )  # fmt: skip
+    table, warning = memory_table.table(7_000_000_000, 7_000_000_000, 1, args)
+    assert "7,000.0 million parameters" in table
+    assert "112.000 GB  of 80.0 GB available" in table
+    assert "112.0 GB of gpu memory are needed and 80.0 GB there" in warning
+    assert '--fsdp "full_shard auto_wrap"' in warning
+
+
+# ---- Checkpoints ----
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    unfinished = tmp_path / "unfinished" / "checkpoint-2"
+    (unfinished / "global_step2").mkdir(parents=True)
+    (unfinished / "model.safetensors").write_bytes(b"weights")
+    (unfinished / "global_step2" / "optim.pt").write_bytes(b"moments")
+    checkpoints.complete(unfinished, tmp_path / "checkpoint-2")
+    return tmp_path / "checkpoint-2"
+
+
+def test_a_complete_checkpoint_has_its_name_and_nothing_is_left_over(checkpoint):
+    assert checkpoints.what_is_missing(checkpoint) is None
+    assert list((checkpoint.parent / "unfinished").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "global_step2/optim.pt", checkpoints.FILE_LIST])
+@pytest.mark.parametrize("damage", ["cut off", "removed"])
+def test_a_checkpoint_with_a_file_cut_off_or_removed_is_not_whole(checkpoint, name, damage):
+    path = checkpoint / name
+    if damage == "removed":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert checkpoints.what_is_missing(checkpoint)
+    messages = []
+    assert checkpoints.checkpoint_to_resume("True", str(checkpoint.parent), messages.append) is None
+    assert "checkpoint-2 is not whole" in messages[0]
+    with pytest.raises(UserError, match="not a whole checkpoint"):
+        checkpoints.checkpoint_to_resume(str(checkpoint), str(checkpoint.parent))
+
+
+def test_the_newest_whole_checkpoint_is_taken(checkpoint):
+    for step in (10, 9):
+        (checkpoint.parent / f"checkpoint-{step}").mkdir()
+    assert checkpoints.checkpoint_to_resume("True", str(checkpoint.parent), lambda text: None) == str(checkpoint)
+
+
+def test_without_the_flag_an_earlier_run_is_pointed_out(checkpoint):
+    messages = []
+    assert checkpoints.checkpoint_to_resume(None, str(checkpoint.parent), messages.append) is None
+    assert "checkpoint-2 of an earlier run" in messages[0]
+
+
+def test_a_step_that_is_trained_again_replaces_its_checkpoint(checkpoint):
+    again = checkpoint.parent / "unfinished" / "checkpoint-2"
+    again.mkdir()
+    (again / "model.safetensors").write_bytes(b"other")
+    checkpoints.complete(again, checkpoint)
+    assert (checkpoint / "model.safetensors").read_bytes() == b"other"
+    assert not (checkpoint / "global_step2").exists()
+    assert checkpoints.what_is_missing(checkpoint) is None
+
+
+# ---- The loss on response tokens only ----
+
+
+def tiny_model(model_type):
+    """A random two-layer model of any type, with dropout off."""
+    config = transformers.AutoConfig.for_model(model_type)
+    sizes = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 64, "ffn_dim": 64, "num_hidden_layers": 2}
+    sizes |= {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16, "word_embed_proj_dim": 32}
+    for name, value in sizes.items():
+        if hasattr(config, name):
+            setattr(config, name, value)
+    config.pad_token_id = config.eos_token_id = config.bos_token_id = 1
+    config.dropout = config.hidden_dropout = config.attention_dropout = 0.0
+    torch.manual_seed(0)
+    return transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("model_type", response_loss.MODEL_TYPES)
+@pytest.mark.parametrize("chunk_tokens", [2048, 3])
+def test_loss_and_gradients_equal_the_models_own(model_type, chunk_tokens, monkeypatch):
+    monkeypatch.setattr(response_loss, "CHUNK_TOKENS", chunk_tokens)
+    input_ids = torch.randint(2, 50, (3, 9), generator=torch.Generator().manual_seed(1))
+    labels = input_ids.clone()
+    labels[0, :4] = labels[1, :] = labels[2, 2:5] = -100
+    losses, gradients = [], []
+    for fast in (False, True):
+        model = tiny_model(model_type).train()
+        assert not fast or response_loss.compute_loss_on_response_only(model)
+        loss = model(input_ids=input_ids, labels=labels, num_items_in_batch=torch.tensor(7)).loss
+        loss.backward()
+        losses.append(loss.item())
+        gradients.append([p.grad for p in model.parameters() if p.grad is not None])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+    for slow, fast in zip(*gradients, strict=True):
+        torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-6)
+
+
+def test_without_a_count_the_loss_is_the_mean_over_response_tokens():
+    model = tiny_model("llama").train()
+    input_ids = torch.arange(2, 12).reshape(2, 5)
+    labels = torch.where(input_ids > 4, input_ids, -100)
+    expected = model(input_ids=input_ids, labels=labels).loss.item()
+    response_loss.compute_loss_on_response_only(model)
+    assert model(input_ids=input_ids, labels=labels).loss.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_inference_and_evaluation_are_as_before():
+    model = tiny_model("llama").eval()
+    input_ids = torch.arange(2, 12).reshape(2, 5)
+    before = model(input_ids=input_ids, labels=input_ids)
+    response_loss.compute_loss_on_response_only(model)
+    after = model(input_ids=input_ids, labels=input_ids)
+    assert torch.equal(before.logits, after.logits)
+    assert before.loss == after.loss
+    assert torch.equal(model(input_ids=input_ids).logits, before.logits)
+
+
+def test_an_unknown_model_keeps_its_own_loss():
+    model = tiny_model("cohere")
+    assert not response_loss.compute_loss_on_response_only(model)
+    assert "forward" not in vars(model.get_output_embeddings())

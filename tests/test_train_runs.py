@@ -1,0 +1,373 @@
+"""train.py as users run it: the four command lines with two ranks, kill and resume, SIGTERM, bad input.
+
+Every case starts python or torchrun on a two-layer model; together they take minutes on two cores.
+"""
+
+import concurrent.futures
+import contextlib
+import json
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import ROOT, assert_fails_in_one_line, run_script
+
+from utils import jdump
+
+RECIPE = (
+    "--bf16 True --per_device_train_batch_size 4 --per_device_eval_batch_size 4 --gradient_accumulation_steps 2 "
+    "--evaluation_strategy no --save_strategy steps --save_steps 2000 --save_total_limit 1 --learning_rate 2e-3 "
+    "--weight_decay 0. --warmup_ratio 0.03 --lr_scheduler_type cosine --logging_steps 1 --tf32 True"
+).split()
+FSDP = ["--fsdp", "full_shard auto_wrap", "--fsdp_transformer_layer_cls_to_wrap"]
+
+
+@pytest.fixture(scope="module")
+def data_path(tmp_path_factory):
+    """96 examples with something to learn: the released ones where they are there, else of our own."""
+    path = tmp_path_factory.mktemp("data") / "data.json"
+    sample = ROOT.parent / "shared" / "data" / "alpaca_sample.json"
+    if sample.is_file():
+        jdump(json.loads(sample.read_text(encoding="utf-8"))[:96], path)
+    else:
+        rng = random.Random(0)
+        numbers = [(rng.randint(1, 99), rng.randint(1, 99)) for _ in range(96)]
+        jdump(
+            [{"instruction": f"Add {a} and {b}.", "input": "", "output": f"The sum is {a + b}."} for a, b in numbers],
+            path,
+        )
+    return path
+
+
+def torchrun(*arguments, num_processes=2):
+    """The command `torchrun --nproc_per_node=2 train.py ...` on a free port."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={num_processes}"]
+    return [*launcher, f"--master_port={port}", "train.py", *map(str, arguments)]
+
+
+def python(*arguments):
+    return [sys.executable, "train.py", *map(str, arguments)]
+
+
+def start(command):
+    """Start a command in a process group of its own, one thread per rank, so that all of it can be killed."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def run(command, timeout=300):
+    """Run a command to its end and return what it said on stderr; it must succeed."""
+    process = start(command)
+    try:
+        stderr = process.communicate(timeout=timeout)[1]
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 0, stderr[-4000:]
+    return stderr
+
+
+def losses(output_dir):
+    log = json.loads((output_dir / "trainer_state.json").read_text())["log_history"]
+    return [entry["loss"] for entry in log if "loss" in entry]
+
+
+def weights(output_dir):
+    return b"".join(path.read_bytes() for path in sorted(output_dir.glob("model*.safetensors")))
+
+
+def tensor_of(output_dir, name):
+    from safetensors import safe_open
+
+    with safe_open(output_dir / "model.safetensors", framework="pt") as f:
+        return f.get_tensor(name)
+
+
+def assert_loads_and_generates(output_dir, num_rows):
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(output_dir)
+    model = transformers.AutoModelForCausalLM.from_pretrained(output_dir)
+    assert model.get_input_embeddings().weight.shape[0] == num_rows
+    assert model.config.pad_token_id == tokenizer.pad_token_id
+    assert model.dtype == torch.float32
+    message = [{"role": "user", "content": "Say hi."}]
+    inputs = tokenizer.apply_chat_template(message, add_generation_prompt=True, return_tensors="pt")
+    assert model.generate(**inputs, max_new_tokens=4, min_new_tokens=4).shape[1] == inputs["input_ids"].shape[1] + 4
+
+
+# ---- The four command lines ----
+
+COMMAND_LINES = {
+    "LLaMA": ("tiny_llama", [*FSDP, "LlamaDecoderLayer"]),
+    "OPT": ("tiny_opt", [*FSDP, "OPTDecoderLayer"]),
+    "offload": ("tiny_llama", ["--fsdp", "full_shard auto_wrap offload", *FSDP[2:], "LlamaDecoderLayer"]),
+    "DeepSpeed": ("tiny_llama", ["--deepspeed", "./configs/default_offload_opt_param.json"]),
+    "DeepSpeed OPT": ("tiny_opt", ["--deepspeed", "./configs/default_offload_opt_param.json"]),
+}
+
+
+@pytest.mark.parametrize("name", COMMAND_LINES)
+def test_the_command_lines_of_2023_run_with_two_ranks(name, request, data_path, tmp_path):
+    model, flags = COMMAND_LINES[name]
+    model_path = request.getfixturevalue(model)
+    recipe = ["--model_name_or_path", model_path, "--data_path", data_path, "--output_dir", tmp_path / "out", *RECIPE]
+    stderr = run(torchrun(*recipe, "--num_train_epochs", 2, *flags))
+    values = losses(tmp_path / "out")
+    assert len(values) == 12
+    assert sum(values[-3:]) / 3 < sum(values[:3]) / 3 - 0.2
+    # 400 tokens and [PAD], which LLaMA lacks and OPT has
+    assert_loads_and_generates(tmp_path / "out", 401 if model == "tiny_llama" else 400)
+    if model == "tiny_llama":  # the row of [PAD] is not trained, and so still what it was set to
+        before, after = (tensor_of(folder, "model.embed_tokens.weight") for folder in (model_path, tmp_path / "out"))
+        torch.testing.assert_close(after[400], before.mean(dim=0), rtol=0, atol=1e-7)
+    assert stderr.count("million parameters") == 1, "rank 0 alone speaks"
+    assert len(re.findall(r"step \d+/12 +epoch", stderr)) == 12
+    assert "tokens/s" in stderr
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "trainer_state.json", "checkpoint-12"} <= names
+    assert "unfinished" not in names
+
+
+def test_sharded_training_really_shards(tiny_llama, data_path, tmp_path):
+    script = tmp_path / "probe.py"
+    script.write_text(
+        "import sys; sys.path.insert(0, '.'); import train\n"
+        "save = train.AlpacaTrainer.save_final_model\n"
+        "def probe(self):\n"
+        "    shapes = [tuple(p.to_local().shape) for p in self.model.parameters()]\n"
+        "    print('rank', self.args.process_index, 'first shard', shapes[0], file=sys.stderr)\n"
+        "    save(self)\n"
+        "train.AlpacaTrainer.save_final_model = probe\n"
+        "train.main()\n"
+    )
+    flags = ["--model_name_or_path", tiny_llama, "--data_path", data_path, "--output_dir", tmp_path / "out", *RECIPE]
+    command = torchrun(*flags, "--max_steps", 1, *FSDP, "LlamaDecoderLayer")
+    command[command.index("train.py")] = str(script)
+    stderr = run(command)
+    assert "rank 0 first shard (201, 64)" in stderr
+    assert "rank 1 first shard (200, 64)" in stderr
+
+
+def test_one_process_without_the_speed_ups_and_two_ranks_with_them_train_alike(tiny_llama, data_path, tmp_path):
+    # 96 examples in steps of 20: the last step of an epoch is a short one
+    flags = ["--model_name_or_path", tiny_llama, "--data_path", data_path, *RECIPE, "--num_train_epochs", 2]
+    flags += ["--per_device_train_batch_size", 5]
+    plain = ["--balance_batches", False, "--skip_prompt_logits", False]
+    run(python(*flags, *plain, "--output_dir", tmp_path / "one", "--gradient_accumulation_steps", 4))
+    run(torchrun(*flags, "--output_dir", tmp_path / "two", *FSDP, "LlamaDecoderLayer"))
+    assert losses(tmp_path / "one") == pytest.approx(losses(tmp_path / "two"), abs=1e-4)
+    assert_close_weights(tmp_path / "one", tmp_path / "two")
+
+
+def assert_close_weights(one, other):
+    from safetensors.torch import load_file
+
+    one, other = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
+    assert one.keys() == other.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_two_torchrun_agents_train_to_the_weights_of_one(tiny_llama, data_path, tmp_path):
+    flags = ["--model_name_or_path", tiny_llama, "--data_path", data_path, *RECIPE, "--max_steps", 3]
+    run(torchrun(*flags, "--output_dir", tmp_path / "one"))
+    command = torchrun(*flags, "--output_dir", tmp_path / "two", num_processes=1)
+    nodes = ["--nnodes=2", "--master_addr=127.0.0.1"]
+    other = start([*command[:3], *nodes, "--node_rank=1", *command[3:]])
+    run([*command[:3], *nodes, "--node_rank=0", *command[3:]])
+    assert other.wait(timeout=60) == 0
+    other.stderr.close()
+    assert weights(tmp_path / "one") == weights(tmp_path / "two")
+
+
+# ---- Adapters ----
+
+
+@pytest.mark.parametrize(
+    ("launch", "flags"), [(python, []), (torchrun, [*FSDP, "LlamaDecoderLayer"])], ids=["one process", "FSDP"]
+)
+def test_the_merged_model_equals_base_and_adapter(launch, flags, tiny_llama, data_path, tmp_path):
+    import peft
+    import transformers
+
+    out = tmp_path / "out"
+    recipe = ["--model_name_or_path", tiny_llama, "--data_path", data_path, "--output_dir", out, *RECIPE, *flags]
+    stderr = run(launch(*recipe, "--max_steps", 4, "--lora_rank", 4, "--merge_lora", True))
+    assert re.search(r"0\.1 million parameters, 0\.0 million of them trained", stderr)
+    config = json.loads((out / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(tiny_llama)
+    assert sorted(config["target_modules"]) == ["k_proj", "q_proj", "v_proj"]
+
+    base = transformers.AutoModelForCausalLM.from_pretrained(tiny_llama)
+    merged = transformers.AutoModelForCausalLM.from_pretrained(out)
+    changed = {name for name, tensor in base.state_dict().items() if tensor.shape != merged.state_dict()[name].shape}
+    assert changed == {"model.embed_tokens.weight", "lm_head.weight"}, "the row of [PAD]"
+    for name, tensor in base.state_dict().items():
+        is_adapted = any(target in name for target in config["target_modules"])
+        assert torch.equal(tensor, merged.state_dict()[name][: len(tensor)]) != is_adapted, name
+    adapted = peft.PeftModel.from_pretrained(base, out / "adapter").eval()
+    input_ids = torch.arange(3, 60)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(merged(input_ids).logits[..., :400], adapted(input_ids).logits, rtol=1e-4, atol=1e-5)
+
+
+def test_a_killed_and_resumed_adapter_is_the_same_bit_for_bit(tiny_llama, data_path, tmp_path):
+    recipe = ["--model_name_or_path", tiny_llama, "--data_path", data_path, *RECIPE, "--max_steps", 6]
+    recipe += ["--save_steps", 1, "--lora_rank", 4, "--resume_from_checkpoint", True]
+    run(python(*recipe, "--output_dir", tmp_path / "whole"))
+    kill_at(python(*recipe, "--output_dir", tmp_path / "killed"), 3, 0.02)
+    assert "continuing from" in run(python(*recipe, "--output_dir", tmp_path / "killed"))
+    name = "adapter_model.safetensors"
+    assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+# ---- Kill and resume ----
+
+
+def kill_at(command, step, delay):
+    """Start a run, and SIGKILL all of it `delay` seconds after it reports the given step (at the end at the latest)."""
+    process = start(command)
+    for line in process.stderr:
+        if f"step {step}/" in line:
+            break
+    time.sleep(delay)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+
+
+@pytest.mark.parametrize(
+    ("launch", "model", "flags", "steps_per_epoch"),
+    [(python, "tiny_opt", [], 12), (torchrun, "tiny_llama", [*FSDP, "LlamaDecoderLayer"], 6)],
+    ids=["one process", "two ranks under FSDP"],
+)
+def test_a_killed_and_resumed_run_ends_with_the_same_weights_bit_for_bit(
+    launch, model, flags, steps_per_epoch, request, data_path, tmp_path
+):
+    # The tiny OPT has dropout, so that the random state has to be restored as well.
+    recipe = ["--model_name_or_path", request.getfixturevalue(model), "--data_path", data_path, *RECIPE, *flags]
+    recipe += ["--num_train_epochs", 2, "--save_steps", 1, "--save_total_limit", 2]
+    run(launch(*recipe, "--output_dir", tmp_path / "whole"))
+    command = launch(*recipe, "--output_dir", tmp_path / "killed", "--resume_from_checkpoint", True)
+    for step, delay in ((1, 0.0), (steps_per_epoch + 2, 0.03)):  # in the first epoch, and in the second
+        kill_at(command, step, delay)
+        assert not (tmp_path / "killed" / "model.safetensors").exists()
+        command = launch(*recipe, "--output_dir", tmp_path / "killed", "--resume_from_checkpoint", True)
+    stderr = run(command)
+    assert "continuing from" in stderr
+    assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("launch", "flags"), [(python, []), (torchrun, [*FSDP, "LlamaDecoderLayer"])], ids=["one process", "two ranks"]
+)
+def test_sigterm_saves_a_checkpoint_and_ends_cleanly(launch, flags, tiny_llama, data_path, tmp_path):
+    recipe = ["--model_name_or_path", tiny_llama, "--data_path", data_path, "--output_dir", tmp_path / "out", *RECIPE]
+    command = launch(*recipe, *flags, "--num_train_epochs", 50)
+    process = start(command)
+    for line in process.stderr:
+        if "step 2/" in line:
+            break
+    process.send_signal(signal.SIGTERM)  # torchrun passes it on to its ranks
+    stderr = process.communicate(timeout=60)[1]
+    stopped = re.search(r"stopped by SIGTERM after step (\d+) of", stderr)
+    assert stopped, stderr
+    if launch is python:
+        assert process.returncode == 0
+    assert (tmp_path / "out" / f"checkpoint-{stopped[1]}" / "checkpoint_files.json").is_file()
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+# ---- Bad input: one clear line each, before any model is loaded ----
+
+
+@pytest.fixture(scope="module")
+def mistakes(tiny_llama, data_path, tmp_path_factory):
+    """Every bad command line, run two at a time: {name: (result, parts of the line)}."""
+    tmp = tmp_path_factory.mktemp("mistakes")
+    good = {"instruction": "Say hi.", "input": "", "output": "Hi."}
+    files = {
+        "not_json": '[{"instruction": "a",',
+        "empty": "[]",
+        "no_object": json.dumps([good, "text"]),
+        "no_output": json.dumps([good, good, {"instruction": "a", "input": ""}]),
+        "not_text": json.dumps([good, {**good, "output": 5}]),
+        "too_long": json.dumps([{**good, "instruction": "word " * 3000}]),
+        "not_json_lines": json.dumps(good) + "\n{",
+    }
+    for name, content in files.items():
+        (tmp / f"{name}.json").write_text(content)
+    (tmp / "no_weights").mkdir()
+    (tmp / "no_weights" / "config.json").write_text((tiny_llama / "config.json").read_text())
+    (tmp / "file").write_text("")
+    base = {"--model_name_or_path": tiny_llama, "--data_path": data_path, "--output_dir": tmp / "out"}
+    data = {name: {"--data_path": tmp / f"{name}.json"} for name in files}
+    cases = {
+        "data missing": ({"--data_path": tmp / "none.json"}, ["none.json", "no such file"]),
+        "data flag missing": ({"--data_path": None}, ["--data_path is missing"]),
+        "not JSON": (data["not_json"], ["not_json.json, line 1, column", "not JSON"]),
+        "not JSON lines": (data["not_json_lines"], ["not_json_lines.json, line 2", "not JSON"]),
+        "empty list": (data["empty"], ["no examples"]),
+        "no object": (data["no_object"], ["entry 1 is not an object", "1 of 2"]),
+        "no output": (data["no_output"], ["entry 2 has no 'output'"]),
+        "not text": (data["not_text"], ["entry 1 has a field 'output' that is not text but int"]),
+        "too long": (data["too_long"], ["512 tokens before its response begins", "--model_max_length"]),
+        "model missing": ({"--model_name_or_path": tmp / "none"}, ["none", "no such folder"]),
+        "no weights": ({"--model_name_or_path": tmp / "no_weights"}, ["no weights", "--init_from_config True"]),
+        "unknown flag": ({"--learning_rat": "1"}, ["no flag --learning_rat", "Did you mean --learning_rate?"]),
+        "bad value": ({"--learning_rate": "fast"}, ["--learning_rate", "fast"]),
+        "output not writable": ({"--output_dir": tmp / "file" / "out"}, ["--output_dir", "cannot be written"]),
+        "no such config": ({"--config": tmp / "none.yaml"}, ["none.yaml", "cannot be read"]),
+        "no such checkpoint": ({"--resume_from_checkpoint": tmp / "none"}, ["not a whole checkpoint", "no such"]),
+        "no such layer": (
+            {"--lora_rank": "4", "--lora_target_modules": "q_prj"},
+            ["--lora_target_modules q_prj", "q_proj"],
+        ),
+        "merge without adapter": ({"--merge_lora": "True"}, ["--lora_rank"]),
+        "contradiction": ({"--eval_strategy": "steps", "--logging_steps": "0"}, ["--logging_steps"]),
+    }  # fmt: skip
+
+    def try_it(changes):
+        flags = {name: value for name, value in {**base, **changes}.items() if value is not None}
+        arguments = [str(text) for flag in flags.items() for text in flag]
+        return run_script("train.py", *arguments, OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        results = pool.map(try_it, [changes for changes, _ in cases.values()])
+    return {name: (result, parts) for (name, (_, parts)), result in zip(cases.items(), results, strict=True)}
+
+
+MISTAKES = (
+    "data missing, data flag missing, not JSON, not JSON lines, empty list, no object, no output, not text, too long, "
+    "model missing, no weights, unknown flag, bad value, output not writable, no such config, no such checkpoint, "
+    "no such layer, merge without adapter, contradiction"
+).split(", ")
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_gets_one_clear_line(name, mistakes):
+    result, parts = mistakes[name]
+    assert_fails_in_one_line(result, *parts)
+    assert "Loading weights" not in result.stderr
+
+
+def test_help_lists_the_flags():
+    result = run_script("train.py", "--help")
+    assert result.returncode == 0
+    for flag in ("--data_path", "--config", "--init_from_config", "--warmup_ratio", "--learning_rate"):
+        assert flag in result.stdout

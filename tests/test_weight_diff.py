@@ -1,0 +1,570 @@
+"""weight_diff.py: the same numbers as a plain script that loads both models, proof, and one way to fail."""
+
+# Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
+
+import json
+import random
+import shutil
+
+import hypothesis
+import plain_weight_diff
+import pytest
+import tiny_models
+import torch
+from conftest import ROOT, assert_fails_in_one_line, run_script
+from diff_models import (
+    as_type,
+    assert_same_bits,
+    command,
+    contents,
+    fails,
+    flip_bit,
+    load,
+    load_files,
+    make_diff,
+    pickle_model,
+    recover,
+    rewrite_tensors,
+    tune,
+)
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+
+import completion
+import proof
+import tensor_pairs
+import weight_diff
+from checkpoint import open_checkpoint
+
+FLOAT_TYPES = {torch.float32: torch.int32, torch.float16: torch.int16, torch.bfloat16: torch.int16}
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory):
+    """Folders of a LLaMA: base (float16), tuned (float32, several shards), diff and exact_diff between them."""
+    path = tmp_path_factory.mktemp("llama")
+    as_type(tiny_models.save_llama(path / "original"), path / "base", torch.float16)
+    tune(path / "base", path / "tuned", max_shard_size="150KB")
+    make_diff(path / "base", path / "tuned", path / "diff")
+    make_diff(path / "base", path / "tuned", path / "exact_diff", "--exact", "True")
+    return path
+
+
+@pytest.fixture(scope="session")
+def opt(tmp_path_factory):
+    """The same of an OPT, whose output embedding is its input embedding."""
+    path = tmp_path_factory.mktemp("opt")
+    as_type(tiny_models.save_opt(path / "original"), path / "base", torch.float16)
+    tune(path / "base", path / "tuned", max_shard_size="150KB")
+    make_diff(path / "base", path / "tuned", path / "diff")
+    return path
+
+
+# ---- The numbers ----
+
+
+@pytest.mark.parametrize("base_type", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("tuned_type", [torch.float32, torch.bfloat16])
+def test_diff_and_recovered_equal_the_plain_script_bit_for_bit(llama, tmp_path, base_type, tuned_type):
+    base = as_type(llama / "original", tmp_path / "base", base_type, max_shard_size="100KB")
+    tuned = as_type(llama / "tuned", tmp_path / "tuned", tuned_type, max_shard_size="150KB")
+    plain_weight_diff.make_diff(base, tuned, tmp_path / "plain_diff")
+    plain_weight_diff.recover(base, tmp_path / "plain_diff", tmp_path / "plain_recovered")
+    make_diff(base, tuned, tmp_path / "diff")
+    recover(base, tmp_path / "diff", tmp_path / "recovered")
+    assert_same_bits(load(tmp_path / "diff"), load(tmp_path / "plain_diff"))
+    assert_same_bits(load(tmp_path / "recovered"), load(tmp_path / "plain_recovered"))
+    assert {tensor.dtype for tensor in load(tmp_path / "diff").values()} == {torch.float32}
+
+
+def test_the_plain_script_recovers_our_diff_and_we_recover_its_diff(llama, tmp_path):
+    base, ours = llama / "base", load_files(llama / "diff")
+    plain_weight_diff.recover(base, llama / "diff", tmp_path / "by_plain")
+    plain_weight_diff.make_diff(base, llama / "tuned", tmp_path / "plain_diff")
+    recover(base, tmp_path / "plain_diff", tmp_path / "by_us")
+    assert_same_bits(load(tmp_path / "by_plain"), load(tmp_path / "by_us"))
+    assert_same_bits(ours, load_files(tmp_path / "plain_diff"))
+
+
+@pytest.mark.parametrize("num_shards", [1, 3])
+def test_a_pickled_diff_with_rotary_buffers_is_recovered(llama, tmp_path, num_shards):
+    old_diff = pickle_model(llama / "diff", tmp_path / "old_diff", num_shards, buffers=True)
+    recover(llama / "base", llama / "diff", tmp_path / "recovered")
+    recover(llama / "base", old_diff, tmp_path / "from_old_diff")
+    assert_same_bits(load_files(tmp_path / "from_old_diff"), load_files(tmp_path / "recovered"))
+    assert AutoTokenizer.from_pretrained(tmp_path / "from_old_diff").pad_token == "[PAD]"
+
+
+@pytest.mark.parametrize("num_shards", [1, 2])
+def test_a_pickled_base_gives_the_same_diff_and_zeros_for_its_rotary_buffers(llama, tmp_path, num_shards):
+    base = pickle_model(llama / "base", tmp_path / "base", num_shards, buffers=True)
+    make_diff(base, llama / "tuned", tmp_path / "diff")
+    diff = load_files(tmp_path / "diff")
+    # An old library computes the buffer when the diff has none; the original script then adds the base's to it.
+    buffers = [diff.pop(f"model.layers.{layer}.self_attn.rotary_emb.inv_freq") for layer in range(2)]
+    assert all(torch.equal(buffer, torch.zeros(64)) for buffer in buffers)
+    assert_same_bits(diff, load_files(llama / "diff"))
+    recover(llama / "base", tmp_path / "diff", tmp_path / "recovered")
+    assert load_files(tmp_path / "recovered").keys() == load_files(llama / "tuned").keys()
+
+
+def test_tied_embeddings_are_subtracted_and_added_once(opt, tmp_path):
+    base, tuned, diff = load(opt / "base"), load(opt / "tuned"), load(opt / "diff")
+    assert_same_bits(diff, {name: tuned[name] - base[name].float() for name in tuned})
+    recover(opt / "base", opt / "diff", tmp_path / "recovered")
+    recovered = load(tmp_path / "recovered")
+    assert_same_bits(recovered, {name: diff[name] + base[name].float() for name in tuned})
+    assert AutoConfig.from_pretrained(tmp_path / "recovered").tie_word_embeddings
+    assert load_files(tmp_path / "recovered").keys() == load_files(opt / "tuned").keys()
+
+
+def test_the_plain_script_recovers_our_diff_of_tied_embeddings(opt, tmp_path):
+    plain_weight_diff.recover(opt / "base", opt / "diff", tmp_path / "by_plain")
+    recover(opt / "base", opt / "diff", tmp_path / "by_us")
+    assert_same_bits(load(tmp_path / "by_plain"), load(tmp_path / "by_us"))
+
+
+def test_a_diff_that_the_plain_script_made_of_tied_embeddings_is_recovered_as_it_does(opt, tmp_path):
+    plain_weight_diff.make_diff(opt / "base", opt / "tuned", tmp_path / "diff")
+    plain_weight_diff.recover(opt / "base", tmp_path / "diff", tmp_path / "by_plain")
+    assert "it is added twice" in recover(opt / "base", tmp_path / "diff", tmp_path / "by_us")
+    assert_same_bits(load(tmp_path / "by_plain"), load(tmp_path / "by_us"))
+
+
+@pytest.mark.parametrize("seed", [0, 1], ids=["tuned from the base", "unrelated to the base"])
+@pytest.mark.parametrize("times", [1, 2])
+def test_it_is_seen_how_often_the_base_was_subtracted_from_tied_embeddings(opt, tmp_path, seed, times):
+    tuned = opt / "tuned" if seed == 0 else tiny_models.save_opt(tmp_path / "unrelated", seed=seed)
+    base, target = load_files(opt / "base"), load_files(tuned)
+    shutil.copytree(opt / "tuned", tmp_path / "diff", ignore=shutil.ignore_patterns("*safetensors*"))
+
+    def subtract(tensors):
+        for name in target:
+            tensors[name] = target[name] - base[name].float()
+        if times == 2:
+            tensors["model.decoder.embed_tokens.weight"] -= base["model.decoder.embed_tokens.weight"].float()
+
+    rewrite_tensors(tmp_path / "diff", subtract)
+    recover(opt / "base", tmp_path / "diff", tmp_path / "recovered")
+    for name, tensor in load_files(tmp_path / "recovered").items():
+        torch.testing.assert_close(tensor, target[name], rtol=0, atol=1e-6)
+
+
+def test_names_without_the_inner_models_prefix_are_understood(opt, tmp_path):
+    def drop_prefix(name):
+        return name.removeprefix("model.")
+
+    base = pickle_model(opt / "base", tmp_path / "base", rename=drop_prefix)
+    tuned = pickle_model(opt / "tuned", tmp_path / "tuned", rename=drop_prefix)
+    make_diff(base, tuned, tmp_path / "diff")
+    assert_same_bits(load(tmp_path / "diff"), load(opt / "diff"))
+    recover(opt / "base", tmp_path / "diff", tmp_path / "recovered")
+
+
+@pytest.mark.parametrize("num_columns", [1, 31, 64, 130, 200])
+def test_the_mean_row_is_torchs_mean_of_the_whole_embedding(tmp_path, monkeypatch, num_columns):
+    values = torch.randn(1003, num_columns, generator=torch.Generator().manual_seed(0)).half()
+    save_file({"short": values, "long": torch.zeros(1004, num_columns)}, tmp_path / "model.safetensors")
+    tensors = open_checkpoint(tmp_path)
+    monkeypatch.setattr(tensor_pairs, "MEAN_BYTES", 1 << 18)  # 64 columns at a time
+    monkeypatch.setattr(tensor_pairs, "SLICE", 10_000)
+    pair = tensor_pairs.Pair("x", tensors["long"], tensors["short"], 1003, "F16")
+    assert torch.equal(pair.mean_row, values.float().mean(dim=0))
+
+
+def test_a_base_whose_embedding_is_longer_than_its_tokenizer_is_cut_as_the_plain_script_cuts_it(llama, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(llama / "base", dtype=torch.float16)
+    model.resize_token_embeddings(448, mean_resizing=False)
+    model.save_pretrained(tmp_path / "base")
+    AutoTokenizer.from_pretrained(llama / "base").save_pretrained(tmp_path / "base")
+    plain_weight_diff.make_diff(tmp_path / "base", llama / "tuned", tmp_path / "plain_diff")
+    make_diff(tmp_path / "base", llama / "tuned", tmp_path / "diff")
+    assert_same_bits(load_files(tmp_path / "diff"), load_files(tmp_path / "plain_diff"))
+    recover(tmp_path / "base", tmp_path / "diff", None)
+
+
+def test_without_a_pad_token_on_either_side_nothing_is_added(llama, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(llama / "base", dtype=torch.float32)
+    model.save_pretrained(tmp_path / "tuned")
+    AutoTokenizer.from_pretrained(llama / "base").save_pretrained(tmp_path / "tuned")
+    assert "equal to the tuned model in every value" in make_diff(llama / "base", tmp_path / "tuned", tmp_path / "diff")
+    assert all(not tensor.any() for tensor in load_files(tmp_path / "diff").values())
+
+
+def half_step(values):
+    """Half the distance from each value to the next larger one, in float64: the most that rounding to it changes."""
+    return (torch.nextafter(values.abs(), torch.tensor(torch.inf)).double() - values.abs().double()) / 2
+
+
+@hypothesis.given(st.lists(st.tuples(*2 * [st.floats(-(2.0**100), 2.0**100, width=32)]), min_size=1))
+def test_recovered_is_within_the_rounding_of_one_difference_and_one_sum(values):
+    tuned, base = torch.tensor(values).T.contiguous()
+    diff = weight_diff.subtract(tuned, base, exact=False)
+    recovered = weight_diff.add(diff, base, exact=False)
+    error = (recovered.double() - tuned.double()).abs()
+    assert (error <= half_step(diff) + half_step(recovered)).all()
+
+
+@pytest.mark.parametrize("tuned_type", FLOAT_TYPES)
+@pytest.mark.parametrize("base_type", FLOAT_TYPES)
+def test_exact_arithmetic_brings_any_bit_pattern_back(base_type, tuned_type):
+    generator = torch.Generator().manual_seed(0)
+
+    def random_bits(dtype):  # infinities, NaN and subnormal numbers among them
+        bits = FLOAT_TYPES[dtype]
+        low, high = torch.iinfo(bits).min, torch.iinfo(bits).max
+        return torch.randint(low, high + 1, (100_000,), generator=generator).to(bits).view(dtype)
+
+    tuned, base = random_bits(tuned_type), random_bits(base_type)
+    diff = weight_diff.subtract(tuned, base, exact=True)
+    assert diff.dtype == tuned_type
+    assert_same_bits({"x": weight_diff.add(diff, base, exact=True)}, {"x": tuned})
+
+
+@pytest.mark.parametrize("tuned_type", FLOAT_TYPES)
+def test_exact_mode_gives_the_tuned_folder_back_byte_for_byte(llama, tmp_path, tuned_type):
+    tuned = as_type(llama / "tuned", tmp_path / "tuned", tuned_type, max_shard_size="80KB")
+    assert "bit for bit" in make_diff(llama / "base", tuned, tmp_path / "diff", "--exact", "True")
+    assert "identical to the tuned model, bit for bit" in recover(llama / "base", tmp_path / "diff", tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(tuned)
+    size = {path: sum(f.stat().st_size for f in path.glob("*.safetensors")) for path in (tuned, tmp_path / "diff")}
+    assert size[tuned] == size[tmp_path / "diff"]  # so half of float32 for bfloat16
+
+
+def test_exact_mode_takes_mixed_types_and_pickled_shards(llama, tmp_path):
+    shutil.copytree(llama / "tuned", tmp_path / "mixed", ignore=shutil.ignore_patterns("*safetensors*"))
+
+    def mix(tensors):
+        for i, (name, tensor) in enumerate(load_files(llama / "tuned").items()):
+            tensors[name] = tensor.to(list(FLOAT_TYPES)[i % 3])
+
+    rewrite_tensors(tmp_path / "mixed", mix)
+    tuned = pickle_model(tmp_path / "mixed", tmp_path / "tuned", num_shards=2, buffers=True)
+    make_diff(llama / "base", tuned, tmp_path / "diff", "--exact", "True")
+    recover(llama / "base", tmp_path / "diff", tmp_path / "out")
+    assert_same_bits(load_files(tmp_path / "out"), load_files(tmp_path / "mixed"))
+
+
+def test_tensors_that_are_no_part_of_the_model_are_left_out_and_named(llama, tmp_path):
+    """Such as the masks of old GPT-2 checkpoints, or rotary buffers in the exact diff of an old tuned model."""
+    shutil.copytree(llama / "tuned", tmp_path / "tuned")
+    shard = tmp_path / "tuned" / "model-00002-of-00005.safetensors"
+    names = ["model.mask", "model.layers.0.self_attn.rotary_emb.inv_freq"]
+    save_file(
+        load_file(shard) | dict(zip(names, [torch.ones(3).bool(), torch.ones(64)], strict=True)),
+        shard,
+        {"format": "pt"},
+    )
+    index = json.loads((tmp_path / "tuned" / "model.safetensors.index.json").read_text())
+    index["weight_map"] |= dict.fromkeys(names, shard.name)
+    (tmp_path / "tuned" / "model.safetensors.index.json").write_text(json.dumps(index))
+    for exact in ("True", "False"):
+        out = make_diff(llama / "base", tmp_path / "tuned", tmp_path / exact, "--exact", exact)
+        assert "2 tensors that are no part of the model are left out: model.layers.0.self_attn.rotary_emb" in out
+        recover(llama / "base", tmp_path / exact, tmp_path / f"out{exact}")
+    assert_same_bits(load_files(tmp_path / "outTrue"), load_files(llama / "tuned"))
+
+
+def test_no_library_takes_an_exact_diff_for_a_model(llama):
+    with pytest.raises(OSError, match="no file named"):
+        AutoModelForCausalLM.from_pretrained(llama / "exact_diff")
+
+
+def test_the_largest_deviation_is_that_of_the_recovered_model(llama, tmp_path):
+    tuned = load_files(llama / "tuned")
+    out = make_diff(llama / "base", llama / "tuned", tmp_path / "diff")
+    recover(llama / "base", tmp_path / "diff", tmp_path / "out")
+    recovered = load_files(tmp_path / "out")
+    deviations = {name: (recovered[name] - tuned[name]).abs().max().item() for name in tuned}
+    name = max(deviations, key=deviations.get)
+    assert 0 < deviations[name] < 1e-8
+    assert f"deviation of the recovered from the tuned model: {deviations[name]:.2g}, in {name} " in out
+
+
+def test_values_that_are_not_finite_are_reported_and_only_exact_mode_keeps_them(llama, tmp_path):
+    shutil.copytree(llama / "tuned", tmp_path / "tuned")
+    shard = tmp_path / "tuned" / "model-00001-of-00005.safetensors"
+    tensors = load_file(shard)
+    name = next(iter(tensors))
+    tensors[name].view(-1)[0] = torch.inf
+    save_file(tensors, shard, metadata={"format": "pt"})
+    assert f"Warning: {name} holds values" in make_diff(llama / "base", tmp_path / "tuned", tmp_path / "diff")
+    make_diff(llama / "base", tmp_path / "tuned", tmp_path / "exact", "--exact", "True")
+    recover(llama / "base", tmp_path / "exact", tmp_path / "out")
+    assert_same_bits(load_files(tmp_path / "out"), load_files(tmp_path / "tuned"))
+
+
+# ---- Proof ----
+
+
+def damage(path, count, rng, is_noticed):
+    """Flip count random bits, one at a time, in the files of a folder; return those that were not noticed."""
+    files = sorted(file for file in path.iterdir() if file.is_file())
+    unnoticed = []
+    for i in range(count):
+        file = files[i % len(files)]  # so that small files get as many as large ones
+        position = rng.randrange(8 * file.stat().st_size)
+        flip_bit(file, position)
+        if not is_noticed():
+            unnoticed.append((file.name, position))
+        flip_bit(file, position)
+    return unnoticed
+
+
+@pytest.mark.parametrize("diff", ["diff", "exact_diff"])
+def test_every_flipped_bit_of_the_diff_and_its_manifest_is_detected(llama, tmp_path, diff):
+    shutil.copytree(llama / diff, tmp_path / diff)
+    recover_it = ["recover", "--path_raw", llama / "base", "--path_diff", tmp_path / diff, "--test_inference", "False"]
+    unnoticed = damage(tmp_path / diff, 1000, random.Random(0), lambda: tmp_path.name in fails(*recover_it))
+    assert unnoticed == []
+    assert command(*recover_it)[0] == 0  # all bits are as they were
+
+
+def test_every_flipped_bit_of_the_base_models_weights_is_detected_before_anything_is_written(
+    llama, tmp_path, monkeypatch
+):
+    (tmp_path / "base").mkdir()
+    shutil.copy(llama / "base" / "model.safetensors", tmp_path / "base")
+    monkeypatch.setattr(weight_diff, "new_directory", lambda *_: pytest.fail("began to write"))
+    arguments = [
+        "recover",
+        "--path_raw",
+        tmp_path / "base",
+        "--path_diff",
+        llama / "diff",
+        "--path_tuned",
+        tmp_path / "o",
+    ]
+    assert damage(tmp_path / "base", 500, random.Random(1), lambda: "base" in fails(*arguments)) == []
+
+
+def test_every_bit_of_the_bases_header_counts(llama, tmp_path):
+    (tmp_path / "base").mkdir()
+    file = shutil.copy(llama / "base" / "model.safetensors", tmp_path / "base")
+    arguments = ["recover", "--path_raw", tmp_path / "base", "--path_diff", llama / "diff", "--test_inference", "False"]
+    for position in random.Random(2).sample(range(8 * 40), 60) + random.Random(3).sample(range(8 * 2000), 100):
+        flip_bit(file, position)
+        fails(*arguments)
+        flip_bit(file, position)
+
+
+def test_the_damaged_tensor_and_its_file_are_named(llama, tmp_path):
+    shutil.copytree(llama / "diff", tmp_path / "diff")
+    shard = tmp_path / "diff" / "model-00002-of-00005.safetensors"
+    flip_bit(shard, 8 * (shard.stat().st_size - 1))
+    last = [tensor.name for tensor in open_checkpoint(tmp_path / "diff").values() if tensor.path == shard][-1]
+    line = fails(
+        "recover", "--path_raw", llama / "base", "--path_diff", tmp_path / "diff", "--path_tuned", tmp_path / "o"
+    )
+    assert f"{shard}: tensor {last} is damaged" in line
+    assert not (tmp_path / "o").exists()
+    assert list(tmp_path.iterdir()) == [tmp_path / "diff"]
+
+
+def test_a_wrong_base_is_named_before_anything_is_written(llama, tmp_path, monkeypatch):
+    other = as_type(tiny_models.save_llama(tmp_path / "seed1", seed=1), tmp_path / "other", torch.float16)
+    monkeypatch.setattr(weight_diff, "new_directory", lambda *_: pytest.fail("began to write"))
+    line = fails("recover", "--path_raw", other, "--path_diff", llama / "diff", "--path_tuned", tmp_path / "out")
+    assert f"{other}: not the base model that this diff was made from but another model" in line
+    wider = tiny_models.save_llama(tmp_path / "wider", hidden_size=128)
+    line = fails("recover", "--path_raw", wider, "--path_diff", llama / "diff", "--path_tuned", tmp_path / "out")
+    assert "[400, 128] F32 instead of [400, 64] F16" in line
+
+
+def test_one_wrong_tensor_of_the_base_is_named_with_its_file(llama, tmp_path):
+    shutil.copytree(llama / "base", tmp_path / "base")
+    rewrite_tensors(tmp_path / "base", lambda tensors: tensors["model.norm.weight"].neg_())
+    line = fails(
+        "recover", "--path_raw", tmp_path / "base", "--path_diff", llama / "diff", "--path_tuned", tmp_path / "o"
+    )
+    assert "1 of 21 tensors differ, the first is model.norm.weight in model.safetensors" in line
+
+
+def test_a_base_in_other_files_and_a_wider_type_is_the_same_base(llama, tmp_path):
+    base = as_type(llama / "base", tmp_path / "base", torch.float32, max_shard_size="50KB")
+    for diff in ("diff", "exact_diff"):
+        recover(base, llama / diff, tmp_path / diff)
+    assert contents(tmp_path / "exact_diff") == contents(llama / "tuned")
+    pickled = pickle_model(base, tmp_path / "pickled", num_shards=2, buffers=True)
+    recover(pickled, llama / "diff", None)
+
+
+def test_the_manifest_says_what_it_was_made_from(llama):
+    manifest = json.loads((llama / "diff" / "weight_diff.json").read_text())
+    assert manifest["versions"]["torch"] == torch.__version__
+    assert manifest["tensors"]["lm_head.weight"]["base_shape"] == [400, 64]
+    assert manifest["tensors"]["lm_head.weight"]["base_rows"] == 400
+    assert manifest["tensors"]["lm_head.weight"]["base_dtype"] == "F16"
+    assert manifest["files"].keys() == {p.name for p in (llama / "diff").iterdir()} - {"weight_diff.json"}
+
+
+def test_a_manifest_of_a_newer_format_is_refused(llama, tmp_path):
+    shutil.copytree(llama / "diff", tmp_path / "diff")
+    manifest = proof.read_manifest(tmp_path / "diff")
+    (tmp_path / "diff" / "weight_diff.json").write_bytes(proof._sealed({**manifest, "version": 2}))
+    assert "newer" in fails("recover", "--path_raw", llama / "base", "--path_diff", tmp_path / "diff")
+
+
+def test_an_exact_diff_without_its_manifest_is_refused(llama, tmp_path):
+    shutil.copytree(llama / "exact_diff", tmp_path / "diff", ignore=shutil.ignore_patterns("weight_diff.json"))
+    assert "weight_diff.json" in fails("recover", "--path_raw", llama / "base", "--path_diff", tmp_path / "diff")
+
+
+def test_a_file_missing_from_the_diff_is_named(llama, tmp_path):
+    shutil.copytree(llama / "diff", tmp_path / "diff", ignore=shutil.ignore_patterns("tokenizer.json"))
+    line = fails("recover", "--path_raw", llama / "base", "--path_diff", tmp_path / "diff")
+    assert f"{tmp_path / 'diff' / 'tokenizer.json'}: missing" in line
+
+
+# ---- The sum of all values ----
+
+
+def test_llama_7b_with_a_pad_token_has_the_shapes_that_are_taken_for_alpaca_7b():
+    config = LlamaConfig(vocab_size=32001, hidden_size=4096, intermediate_size=11008, tie_word_embeddings=False)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    assert model.num_parameters() == proof.ALPACA_7B_PARAMETERS
+    assert tuple(model.get_input_embeddings().weight.shape) == proof.ALPACA_7B_EMBEDDING
+
+
+def test_the_rotary_buffers_of_32_layers_add_238_7_to_the_sum():
+    sums = proof.rotary_sums({}, {})
+    assert len(sums) == 32
+    assert sum(sums.values()) == pytest.approx(32 * (1 - 1e-4) / (1 - 1e-4 ** (1 / 64)), abs=1e-4)
+
+
+@pytest.fixture
+def small_alpaca(llama, tmp_path, monkeypatch):
+    """An old diff that is taken for Alpaca-7B: the known shapes and the known sum are those of the small model."""
+    diff = pickle_model(llama / "diff", tmp_path / "diff", num_shards=2, buffers=True)
+    recover(llama / "base", llama / "diff", tmp_path / "recovered")
+    tensors = load_files(tmp_path / "recovered")
+    total = sum(tensor.double().sum().item() for tensor in tensors.values())
+    monkeypatch.setattr(proof, "ALPACA_7B_PARAMETERS", sum(tensor.numel() for tensor in tensors.values()))
+    monkeypatch.setattr(proof, "ALPACA_7B_EMBEDDING", (401, 64))
+    with_buffers = total + sum(proof.rotary_sums({}, {}).values())
+    monkeypatch.setattr(proof, "ALPACA_7B_SUM", with_buffers)
+    return {"base": llama / "base", "diff": diff, "total": total, "with_buffers": with_buffers}
+
+
+def test_an_intact_alpaca_has_the_known_sum_with_the_buffers_that_todays_state_dict_lacks(small_alpaca):
+    out = recover(small_alpaca["base"], small_alpaca["diff"], None)
+    assert f"sum of all values is {small_alpaca['with_buffers']:.4f} ({small_alpaca['total']:.4f} without" in out
+
+
+def test_a_damaged_alpaca_has_another_sum_and_is_not_written(small_alpaca, tmp_path):
+    index = json.loads((small_alpaca["diff"] / "pytorch_model.bin.index.json").read_text())
+    shard = small_alpaca["diff"] / index["weight_map"]["model.norm.weight"]
+    tensors = torch.load(shard, weights_only=True)
+    tensors["model.norm.weight"][0] += 0.1
+    torch.save(tensors, shard)
+    arguments = ["recover", "--path_raw", small_alpaca["base"], "--path_diff", small_alpaca["diff"]]
+    line = fails(*arguments, "--path_tuned", tmp_path / "out")
+    assert "sum of all values" in line
+    assert not (tmp_path / "out").exists()
+    recover(small_alpaca["base"], small_alpaca["diff"], tmp_path / "out", "--check_integrity_naively", "False")
+
+
+def test_a_float32_running_total_is_as_good_as_the_sum_in_float64():
+    """At 50,000, float32 additions leave hundredths: the original's total of this model is 0.02 off its own sum."""
+    names = [f"model.layers.{i}.mlp.up_proj.weight" for i in range(32)]
+    sums = dict.fromkeys(names, 0.0) | {"model.embed_tokens.weight": 32768.0}
+    sums |= {name: 0.0019 for name in names[:12]}  # less than half a step of 0.0039: each is lost
+    sums["lm_head.weight"] = proof.ALPACA_7B_SUM - 32768.0
+    assert "as it has to be" in proof.check_sum({}, sums)
+    exact = {"model.embed_tokens.weight": 32768.0, "lm_head.weight": proof.ALPACA_7B_SUM - 32768.0 + 0.009}
+    assert "as it has to be" in proof.check_sum({}, exact)
+    with pytest.raises(weight_diff.UserError, match="not Alpaca-7B"):
+        proof.check_sum({}, exact | {"model.norm.weight": 0.004})
+
+
+def test_for_another_model_the_sum_is_said_to_prove_nothing(llama, tmp_path):
+    shutil.copytree(llama / "diff", tmp_path / "diff", ignore=shutil.ignore_patterns("weight_diff.json"))
+    assert "not the published Alpaca-7B" in recover(llama / "base", tmp_path / "diff", None)
+
+
+# ---- A completion ----
+
+
+def test_a_completion_is_printed_with_and_without_an_output_folder(opt, tmp_path):
+    arguments = ["recover", "--path_raw", opt / "base", "--path_diff", opt / "diff"]
+    code, in_memory, _ = command(*arguments)
+    assert code == 0
+    _, from_disk, _ = command(*arguments, "--path_tuned", tmp_path / "out")
+    completion = in_memory[in_memory.index("Instruction:") :]
+    assert "Completion (float32): " in completion
+    assert from_disk.endswith(completion)
+
+
+def test_where_memory_is_short_the_completion_is_in_bfloat16_or_left_out_with_a_line(llama, tmp_path, monkeypatch):
+    arguments = ["recover", "--path_raw", llama / "base", "--path_diff", llama / "diff"]
+    monkeypatch.setattr(completion, "available_memory", lambda: completion.WORKING_BYTES + 300_000)
+    assert "Completion (bfloat16): " in command(*arguments)[1]
+    monkeypatch.setattr(completion, "available_memory", lambda: completion.WORKING_BYTES)
+    code, out, _ = command(*arguments, "--path_tuned", tmp_path / "out")
+    assert code == 0
+    assert "No completion from the recovered model: it needs" in out
+    assert load_files(tmp_path / "out")
+
+
+# ---- The command line ----
+
+
+def test_the_commands_run_as_the_readme_shows_them(llama, tmp_path):
+    script = ROOT / "weight_diff.py"
+    made = run_script(
+        script,
+        "make_diff",
+        "--path_raw",
+        llama / "base",
+        "--path_tuned",
+        llama / "tuned",
+        "--path_diff",
+        "diff",
+        cwd=tmp_path,
+    )
+    assert made.returncode == 0, made.stderr
+    assert "B/s" in made.stderr  # the progress bar
+    done = run_script(
+        script, "recover", "--path_raw", llama / "base", "--path_diff", "diff", "--path_tuned", "out", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert {p.name for p in tmp_path.iterdir()} == {"diff", "out"}
+    assert (tmp_path / "out").joinpath("config.json").read_text() == (llama / "tuned" / "config.json").read_text()
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("make_diff", "--help"), ("recover", "--help")])
+def test_help_answers_without_torch(arguments):
+    code = f"import sys; sys.argv = ['weight_diff.py', *{arguments!r}]; import weight_diff, utils\n"
+    code += "try: utils.run_commands({'make_diff': weight_diff.make_diff, 'recover': weight_diff.recover})\n"
+    code += "finally: assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    result = run_script("-c", code)
+    assert ("PATH_RAW" if len(arguments) > 1 else "make_diff") in result.stdout + result.stderr
+    assert result.returncode == 0, result.stderr
+
+
+def test_user_mistakes_are_one_line_without_a_traceback(llama, tmp_path):
+    script = ROOT / "weight_diff.py"
+    assert_fails_in_one_line(
+        run_script(script, "recover", "--path_raw", tmp_path / "nowhere", "--path_diff", llama / "diff"),
+        "nowhere: no such directory",
+    )
+    assert_fails_in_one_line(
+        run_script(script, "recover", "--path_raw", llama / "base", "--path_dif", llama / "diff"), "--path_diff"
+    )
+
+
+def test_a_device_that_is_not_here_is_one_line(llama, tmp_path):
+    paths = ["--path_raw", llama / "base", "--path_tuned", llama / "tuned", "--path_diff", tmp_path / "diff"]
+    assert "has to be cpu, cuda" in fails("make_diff", *paths, "--device", "tpu")
+    if not torch.cuda.is_available():
+        assert "no such GPU" in fails("make_diff", *paths, "--device", "cuda")
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_results_are_the_same(llama, tmp_path):
+    make_diff(llama / "base", llama / "tuned", tmp_path / "diff", "--device", "cuda")
+    assert contents(tmp_path / "diff") == contents(llama / "diff")
+    recover(llama / "base", llama / "exact_diff", tmp_path / "out", "--device", "cuda")
+    assert contents(tmp_path / "out") == contents(llama / "tuned")

@@ -1,0 +1,163 @@
+"""Checkpoints that are whole or not there: written under another name, listed file by file, then renamed.
+
+train.py uses this so that a run killed at any instant goes on from the newest whole checkpoint. In the folder
+<output_dir>/unfinished lies what is being written; a new run empties it. Ranks share one file system.
+"""
+
+# Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
+
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import torch
+import transformers
+from transformers.trainer_utils import rotate_checkpoints
+
+from utils import UserError, jdump, jload
+
+UNFINISHED = "unfinished"
+FILE_LIST = "checkpoint_files.json"  # written last: name and size in bytes of every other file
+MAX_SHARD_SIZE = "5GB"
+
+
+class CheckpointingTrainer(transformers.Trainer):
+    """A Trainer whose checkpoints and final model get their names when they are complete."""
+
+    def _save_checkpoint(self, model, trial):
+        output_dir = Path(self.args.output_dir)
+        name = f"checkpoint-{self.state.global_step}"
+        self.args.output_dir = str(output_dir / UNFINISHED)
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.output_dir = str(output_dir)
+        self.accelerator.wait_for_everyone()  # every rank has written its part
+        if self.args.should_save:
+            complete(output_dir / UNFINISHED / name, output_dir / name)
+            rotate_checkpoints(str(output_dir), self.args.save_total_limit)
+        self.accelerator.wait_for_everyone()
+
+    def save_final_model(self) -> None:
+        """Save model, tokenizer and trainer_state.json to output_dir, each file under its name once complete.
+
+        Collective: under FSDP and DeepSpeed the weights are gathered one by one to the CPU memory of rank 0.
+        """
+        output_dir = Path(self.args.output_dir)
+        temporary = output_dir / UNFINISHED / "model"
+        self.save_model(str(temporary))
+        if self.args.should_save:
+            self.state.save_to_json(str(temporary / "trainer_state.json"))
+            names = {path.name for path in temporary.iterdir()}
+            # An earlier model's shards must not mix with this one's.
+            for old in output_dir.glob("*model*.safetensors*"):
+                if old.name not in names:
+                    old.unlink()
+            for path in sorted(temporary.iterdir()):
+                flush_to_disk(path)
+                os.replace(path, output_dir / path.name)
+            shutil.rmtree(output_dir / UNFINISHED)
+        self.accelerator.wait_for_everyone()
+
+    def _save(self, output_dir=None, state_dict=None):
+        # The Trainer's own writes one file of up to 50 GB, and a pickle of its arguments.
+        if self.args.should_save:
+            model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+            if hasattr(model, "peft_config"):
+                model.save_pretrained(output_dir, state_dict=state_dict, save_embedding_layers=False)
+            else:
+                model.save_pretrained(output_dir, state_dict=state_dict, max_shard_size=MAX_SHARD_SIZE)
+            self.processing_class.save_pretrained(output_dir)
+
+
+class SaveAndStopOnSigterm(transformers.TrainerCallback):
+    """SIGTERM, which schedulers send before they kill: finish the step, save a checkpoint, stop on every rank."""
+
+    def __init__(self):
+        self.received = self.stopped = False
+        self.previous_handler = None
+
+    def _on_signal(self, signum, frame):
+        self.received = True
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.previous_handler = signal.signal(signal.SIGTERM, self._on_signal)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        received = torch.tensor(int(self.received), device=args.device)
+        if torch.distributed.is_initialized():  # the signal reaches ranks at different steps, or one rank only
+            torch.distributed.all_reduce(received, op=torch.distributed.ReduceOp.MAX)
+        if received.item() and state.global_step < state.max_steps:
+            self.stopped = control.should_save = control.should_training_stop = True
+
+    def on_train_end(self, args, state, control, **kwargs):
+        signal.signal(signal.SIGTERM, self.previous_handler)
+
+
+def complete(unfinished: Path, final: Path) -> None:
+    """List the files of a checkpoint folder, flush them to disk, and give the folder its final name."""
+    sizes = {str(p.relative_to(unfinished)): p.stat().st_size for p in sorted(unfinished.rglob("*")) if p.is_file()}
+    for name in sizes:
+        flush_to_disk(unfinished / name)
+    jdump(sizes, unfinished / FILE_LIST)
+    if final.exists():  # the step was trained again, after a resume from an earlier one
+        os.replace(final, unfinished.with_suffix(".replaced"))
+    os.replace(unfinished, final)
+    shutil.rmtree(unfinished.with_suffix(".replaced"), ignore_errors=True)
+
+
+def flush_to_disk(path: Path) -> None:
+    with open(path, "rb") as f:
+        os.fsync(f.fileno())
+
+
+def what_is_missing(checkpoint: Path) -> str | None:
+    """Why a folder is no whole checkpoint, in words, or None if it is one."""
+    if not checkpoint.is_dir():
+        return "no such folder"
+    if not (checkpoint / FILE_LIST).is_file():
+        return f"no {FILE_LIST}, which is written last"
+    try:
+        sizes = jload(checkpoint / FILE_LIST)
+    except UserError as error:
+        return str(error)
+    for name, size in sizes.items():
+        if not (checkpoint / name).is_file():
+            return f"{name} is missing"
+        if (checkpoint / name).stat().st_size != size:
+            return f"{name} has {(checkpoint / name).stat().st_size} bytes instead of {size}"
+    return None
+
+
+def newest_first(output_dir: Path) -> list[Path]:
+    """The checkpoint folders in output_dir, latest step first, whole or not."""
+    folders = [p for p in output_dir.glob("checkpoint-*") if p.name.removeprefix("checkpoint-").isdigit()]
+    return sorted(folders, key=lambda p: int(p.name.removeprefix("checkpoint-")), reverse=True)
+
+
+def checkpoint_to_resume(resume_from_checkpoint: str | None, output_dir: str, say=print) -> str | None:
+    """The checkpoint that --resume_from_checkpoint asks for: a path as given, the newest whole one for True.
+
+    None if it was not asked for, or if there is none yet, so that one command line serves the first start of a job
+    and every restart. Raises UserError for a path that holds no whole checkpoint.
+    """
+    found = newest_first(Path(output_dir))
+    if resume_from_checkpoint in (None, "", "False", "false"):
+        if found:
+            say(
+                f"warning: {output_dir} holds {found[0].name} of an earlier run; "
+                "--resume_from_checkpoint True would continue it."
+            )
+        return None
+    if resume_from_checkpoint not in ("True", "true"):
+        if missing := what_is_missing(Path(resume_from_checkpoint)):
+            raise UserError(f"--resume_from_checkpoint {resume_from_checkpoint}: not a whole checkpoint ({missing}).")
+        return resume_from_checkpoint
+    for checkpoint in found:
+        if (missing := what_is_missing(checkpoint)) is None:
+            say(f"continuing from {checkpoint}")
+            return str(checkpoint)
+        say(f"warning: {checkpoint} is not whole ({missing}) and is passed over.")
+    say(f"no checkpoint in {output_dir} yet: starting from the beginning.")
+    return None

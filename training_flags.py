@@ -1,0 +1,195 @@
+"""The flags of train.py: today's TrainingArguments, and the command lines of 2023 on any hardware.
+
+Flags that transformers has renamed or dropped keep working, and what the machine lacks (bfloat16, TF32, a second
+process to shard over) is left out with a warning.
+"""
+
+# Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+import transformers
+
+from adapters import LoraArguments
+from utils import UserError, did_you_mean, jload
+
+
+def say(text: str) -> None:
+    """Print to stderr, on rank 0 alone."""
+    if os.environ.get("RANK", "0") == "0":
+        print(text, file=sys.stderr, flush=True)
+
+
+@dataclass
+class ModelArguments:
+    model_name_or_path: str = field(
+        default="facebook/opt-125m",
+        metadata={
+            "help": "The model to start from: a folder with config, weights and tokenizer, or a name on the Hub."
+        },
+    )
+    init_from_config: bool = field(
+        default=False,
+        metadata={"help": "Start from random weights: --model_name_or_path needs a config and a tokenizer only."},
+    )
+
+
+@dataclass
+class DataArguments:
+    data_path: str = field(
+        default=None,
+        metadata={
+            "help": "Instruction data with instruction, input, output: a JSON list, JSON lines or Parquet file, "
+            "or a dataset name on the Hub such as tatsu-lab/alpaca. Other fields are ignored."
+        },
+    )
+
+
+@dataclass
+class TrainingArguments(transformers.TrainingArguments):
+    cache_dir: str | None = field(default=None, metadata={"help": "Where downloads from the Hub are kept."})
+    optim: str = field(default="adamw_torch", metadata={"help": "The optimizer; any that the Trainer knows."})
+    model_max_length: int = field(
+        default=512,
+        metadata={"help": "Longest example in tokens, prompt and response together; the rest is cut off at the end."},
+    )
+    resume_from_checkpoint: str | None = field(
+        default=None,
+        metadata={"help": "A checkpoint folder, or True for the newest whole one in --output_dir, if there is one."},
+    )
+    balance_batches: bool = field(
+        default=True,
+        metadata={
+            "help": "Order the examples of a global batch by length before they are dealt to processes and steps of "
+            "accumulation, so that little is padding. The global batch stays the one that was drawn, and the loss the "
+            "same; a micro-batch of short examples holds more of them than --per_device_train_batch_size."
+        },
+    )
+    skip_prompt_logits: bool = field(
+        default=True,
+        metadata={"help": "Project to the vocabulary only the tokens that carry a loss. The loss is the same."},
+    )
+    # Flags of 2023, which today's transformers has renamed or dropped.
+    evaluation_strategy: str | None = field(default=None, metadata={"help": "Former name of --eval_strategy."})
+    warmup_ratio: float | None = field(
+        default=None, metadata={"help": "Former name of --warmup_steps below 1: warm-up as a share of all steps."}
+    )
+    fsdp_transformer_layer_cls_to_wrap: str | None = field(
+        default=None, metadata={"help": "The layer class that FSDP shards by; now a key of --fsdp_config."}
+    )
+    group_by_length: bool = field(
+        default=False, metadata={"help": "Former name of --train_sampling_strategy group_by_length."}
+    )
+    no_cuda: bool = field(default=False, metadata={"help": "Former name of --use_cpu."})
+    overwrite_output_dir: bool = field(default=False, metadata={"help": "Accepted, and no longer needed."})
+    save_safetensors: bool = field(default=True, metadata={"help": "Accepted; weights are always safetensors."})
+
+    def __post_init__(self):
+        self._translate_former_flags()
+        self._fall_back_to_what_the_hardware_has()
+        super().__post_init__()
+
+    def _translate_former_flags(self):
+        if self.evaluation_strategy is not None:
+            self.eval_strategy, self.evaluation_strategy = self.evaluation_strategy, None
+        if self.warmup_ratio is not None and not self.warmup_steps:  # steps won over the ratio then, too
+            self.warmup_steps, self.warmup_ratio = self.warmup_ratio, None
+        if self.group_by_length:
+            self.train_sampling_strategy = "group_by_length"
+        self.use_cpu = self.use_cpu or self.no_cuda
+        if self.fsdp:
+            self.fsdp_config = self._fsdp_config_of_2023_flags()
+            self.fsdp = True
+        self.log_level_replica = "error"  # rank 0 alone speaks
+        if self.ddp_find_unused_parameters is None:
+            self.ddp_find_unused_parameters = False  # every parameter of a causal language model is used
+
+    def _fsdp_config_of_2023_flags(self) -> dict:
+        """fsdp_config with what --fsdp "full_shard auto_wrap offload" and the layer class say."""
+        config = self.fsdp_config or {}
+        if isinstance(config, str):
+            config = json.loads(config) if config.lstrip().startswith("{") else jload(config)
+        # Rank 0 of each machine reads the weights and sends the shards; otherwise every rank would hold them all.
+        config = {"cpu_ram_efficient_loading": True, **config}
+        options = self.fsdp.split() if isinstance(self.fsdp, str) else []
+        for option in options:
+            if option not in ("full_shard", "shard_grad_op", "auto_wrap", "offload"):
+                raise ValueError(f"--fsdp {option}: takes full_shard or shard_grad_op, auto_wrap, offload.")
+        if options:
+            config = {"reshard_after_forward": "shard_grad_op" not in options, **config}
+        if "offload" in options:
+            config["cpu_offload"] = True
+        if self.fsdp_transformer_layer_cls_to_wrap is not None:
+            config["transformer_layer_cls_to_wrap"] = self.fsdp_transformer_layer_cls_to_wrap
+        return config
+
+    def _fall_back_to_what_the_hardware_has(self):
+        has_gpu = torch.cuda.is_available() and not self.use_cpu
+        if not has_gpu:
+            # DeepSpeed asks this when it is imported; without it, it looks for a GPU's compiler.
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")
+            self.use_cpu = not torch.backends.mps.is_available()
+        if self.bf16 and not (has_gpu and torch.cuda.is_bf16_supported(including_emulation=False)):
+            say("warning: no bfloat16 on this hardware: --bf16 True is ignored, training in float32.")
+            self.bf16 = False
+        if self.fp16 and not has_gpu:
+            say("warning: no float16 training without a GPU: --fp16 True is ignored, training in float32.")
+            self.fp16 = False
+        if self.tf32 and not (has_gpu and torch.cuda.get_device_capability() >= (8, 0)):
+            say("warning: no TF32 on this hardware: --tf32 True is ignored.")
+            self.tf32 = None
+        if self.fsdp and not has_gpu:
+            self.fsdp_config["cpu_offload"] = False  # everything is in CPU memory already
+            if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+                say("warning: one process without a GPU has nothing to shard: --fsdp is ignored.")
+                self.fsdp, self.fsdp_config = None, None
+
+
+def parse_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments, LoraArguments, TrainingArguments]:
+    """Read the flags; those in the YAML file that --config names come first, so that the command line wins.
+
+    Raises UserError for a flag that does not exist, before anything looks at the values of the others.
+    """
+    parser = transformers.HfArgumentParser(
+        (ModelArguments, DataArguments, LoraArguments, TrainingArguments), allow_abbrev=False
+    )
+    parser.add_argument("--config", help="A YAML file of flags, such as configs/llama-7b.yaml; the command line wins.")
+
+    def refuse(message: str):
+        raise UserError(message)
+
+    parser.error = refuse
+    namespace, unknown = parser.parse_known_args(argv)
+    if namespace.config:
+        argv = [*flags_in(namespace.config), *argv]
+        unknown = parser.parse_known_args(argv)[1]
+    if unknown:
+        flags = [option for action in parser._actions for option in action.option_strings]
+        raise UserError(f"no flag {unknown[0]}.{did_you_mean(unknown[0].split('=')[0], flags)} `--help` lists them.")
+    if parser.parse_known_args(argv)[0].data_path is None:
+        raise UserError("--data_path is missing: a JSON, JSON lines or Parquet file, or a dataset on the Hub.")
+    try:
+        return parser.parse_args_into_dataclasses(argv, look_for_args_file=False)[:4]
+    except ValueError as error:  # two flags that exclude each other, or a value out of range
+        raise UserError(" ".join(str(error).split())) from None
+
+
+def flags_in(config_path: str) -> list[str]:
+    """The flags of a YAML file of `name: value` lines, as they would stand on the command line."""
+    import yaml
+
+    try:
+        with open(config_path, encoding="utf-8") as f:
+            config = yaml.load(f, Loader=yaml.BaseLoader)  # every value stays the text that it is
+    except OSError as error:
+        raise UserError(f"--config {config_path}: cannot be read ({error.strerror}).") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"--config {config_path}: not YAML ({' '.join(str(error).split())}).") from None
+    if not isinstance(config, dict) or not all(isinstance(value, str) for value in config.values()):
+        raise UserError(f"--config {config_path}: needs one `flag: value` per line.")
+    return [text for name, value in config.items() for text in (f"--{name}", value)]
