@@ -54,9 +54,7 @@ def main() -> None:
             start = time.perf_counter()
             run(folder, server, NUM_KNOWN + round(0.9 * TASKS_PER_REQUEST * num_requests))
             wall_sec = time.perf_counter() - start
-        log = [
-            json.loads(line) for line in (Path(folder) / "out" / "generation_log.jsonl").read_text("utf-8").splitlines()
-        ]
+        log_text = (Path(folder) / "out" / "generation_log.jsonl").read_text(encoding="utf-8")
     log = [json.loads(line) for line in log_text.splitlines()]
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     answered = sorted(request["end"] for request in server.requests)[: len(log)]
