@@ -62,8 +62,10 @@ class AppendOnlyFile:
         earlier, self.rows = read_settings_and_rows(self.path)
         data = self.path.read_bytes()
         self._file.truncate(data.rfind(b"\n") + 1)
-        if not earlier:
+        if not self.rows:  # new, or a run that ended before its first result: nothing that other settings could spoil
+            self._file.truncate(0)
             self._write({"settings": settings})
+            return
         for name in earlier:
             if earlier[name] != settings.get(name):
                 raise UserError(

@@ -19,6 +19,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import inference
 from append_only import AppendOnlyFile, read_settings_and_rows
 from evaluation_files import Pair, Task, load_pairs, load_tasks, prediction
 from inference import Decoding
@@ -93,12 +94,16 @@ def generate(
             responses = local_responses(model_name_or_path, cache_dir, decoding, remaining, batch_size, seed)
         for index, output, finish_reason in with_progress(responses, len(tasks), len(done), "responses"):
             file.append({"index": index, "output": output, "finish_reason": finish_reason})
-        outputs = {row["index"]: row["output"] for row in file.rows}
-        num_cut = sum(row["finish_reason"] == "length" for row in file.rows)
-        dataset = Path(instructions_path).stem
-        jdump([prediction(task, outputs[i], generator, dataset) for i, task in enumerate(tasks)], output_path)
+        write_predictions(file.rows, tasks, generator, Path(instructions_path).stem, output_path)
         partial_path.unlink()
-    print(f"{output_path} holds {len(tasks):,} responses; {num_cut:,} were cut off at {max_new_tokens} tokens.")
+
+
+def write_predictions(rows: list[dict], tasks: list[Task], generator: str, dataset: str, output_path: str) -> None:
+    """Write the collected responses in the order of their tasks."""
+    outputs = {row["index"]: row["output"] for row in rows}
+    jdump([prediction(task, outputs[i], generator, dataset) for i, task in enumerate(tasks)], output_path)
+    num_cut = sum(row["finish_reason"] == "length" for row in rows)
+    print(f"{output_path} holds {len(tasks):,} responses; {num_cut:,} were cut off at --max_new_tokens.")
 
 
 def check_complete(output_path: str, tasks: list[Task], generator: str) -> None:
@@ -115,8 +120,6 @@ def local_responses(
     model_name_or_path: str, cache_dir: str | None, decoding: Decoding, tasks: dict[int, Task], batch_size: int, seed
 ) -> Iterator[tuple[int, str, str]]:
     """(index, response, finish reason) of each task, as the responses end."""
-    import inference
-
     local = inference.load_model(model_name_or_path, cache_dir)
     indices = list(tasks)
     prompts = [format_prompt(task.instruction, task.input) for task in tasks.values()]

@@ -126,12 +126,12 @@ def nearest_neighbours(instructions: list[str], num_cpus: int = 1) -> np.ndarray
 
 
 def _f_measure(lcs: np.ndarray, known_lengths: np.ndarray, new_length: int) -> np.ndarray:
-    """F = 2PR / (P + R) with P = lcs / known length and R = lcs / new length; 0 where lcs is 0. float64[n]."""
+    """F = 2PR / (P + R) with P = lcs / known length and R = lcs / new length; 0 where lcs is 0. Broadcasts."""
     # The order of the operations is rouge-score's: another one rounds differently.
     precision = lcs / np.maximum(known_lengths, 1)
     recall = lcs / max(new_length, 1)
     total = precision + recall
-    total[lcs == 0] = 1.0
+    total[total == 0] = 1.0
     return 2 * precision * recall / total
 
 

@@ -75,7 +75,7 @@ def count_tokens_without_pad(path: str) -> int | None:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except Exception as error:  # as above
-        raise UserError(f"{path}: its tokenizer cannot be loaded ({first_line(error)}).") from error
+        raise UserError(f"{path}: its tokenizer cannot be loaded ({first_line(error)}). Convert it anew.") from error
     return len(tokenizer) if tokenizer.pad_token is None else None
 
 

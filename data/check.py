@@ -21,9 +21,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from data.build import DATA_PATH, PARTS
-from data.execution import ToolMissing
+from data.code_verifications import EXAMPLES
 from data.record import SEED_TASKS_PATH
-from data.verify import load_verifications, unverified, unverified_seed_tasks
+from data.verifications import SEED_TASKS
+from data.verify import load_verifications, unverified, unverified_by_function
 from generate_instruction import load_seed_tasks, post_process_gpt3_response
 from novelty import NoveltyFilter
 from utils import UserError, jload, run_commands
@@ -51,6 +52,14 @@ PLACEHOLDER = re.compile(
 EMPTY_OUTPUT = re.compile(r"[\W_]*|n/?a|output|answer|see above|\W*(to be (done|added))\W*", re.I)
 REFUSAL = re.compile(
     r"\bas an? (AI|artificial|(large )?language model)|\bI (do not|don't) have (access|the ability)", re.I
+)
+
+
+NUMBER = r"\d+(?:,\d{3})*(?:\.\d+)?"
+# Such as 3 × 1.50 + 2 = 6.50, but no part of a longer expression, and nothing with brackets, powers or letters.
+EQUATION = re.compile(
+    rf"(?<![\w.,^/()-])(?<![-+×*/÷−^)] )({NUMBER}(?:\s?[-+×*/÷−]\s?{NUMBER})+) [=≈] (-?{NUMBER})(%?)"
+    r"(?!\d|[.,]\d|\.\.|\s?[-+×*/÷−^(]\s?[\d(]|\s?[×*]|[\wπ²³/]|, remainder)"
 )
 
 
@@ -139,6 +148,33 @@ def code_blocks(example: dict) -> str | None:
     return None
 
 
+def arithmetic(example: dict) -> str | None:
+    """Every equation in the output holds, up to the rounding that its result shows."""
+    for expression, result, percent in EQUATION.findall(example["output"]):
+        if re.fullmatch(r"[01]{3,} \+ [01]{3,}", expression):  # binary numbers
+            continue
+        num_decimals = len(result.partition(".")[2])
+        value = _value(expression.replace(",", "")) * (100 if percent else 1)
+        if abs(value - float(result.replace(",", ""))) > 0.5 * 10**-num_decimals + 1e-9:
+            return f"{expression} is {value:g}, not {result}{percent}"
+    return None
+
+
+def _value(expression: str) -> float:
+    """The value of numbers joined by + - × /, products first.
+
+    >>> _value("2 + 3 × 4 / 6 - 1")
+    3.0
+    """
+    total = 0.0
+    for sign, term in re.findall(r"([-+−]?)\s?([^-+−]+)", expression):
+        product = 1.0
+        for operator, factor in re.findall(r"([×*/÷]?)\s?([\d.]+)", term):
+            product = product / float(factor) if operator in ("/", "÷") else product * float(factor)
+        total += -product if sign in ("-", "−") else product
+    return total
+
+
 CHECKS: tuple[Callable[[dict], str | None], ...] = (
     length,
     characters,
@@ -148,6 +184,7 @@ CHECKS: tuple[Callable[[dict], str | None], ...] = (
     placeholders,
     refusals,
     code_blocks,
+    arithmetic,
 )
 
 
@@ -221,16 +258,20 @@ def _share(examples: list[dict], part: str, pattern: str) -> float:
 
 def check_shipped(examples: list[dict]) -> list[str]:
     """Computed answers, the seed tasks, and the distance between all instructions."""
-    findings = []
     verifications = load_verifications()
-    wrong = unverified(examples, verifications)
-    findings += [f"verification: {message}" for message in wrong]
+    findings = [f"verification: {message}" for message in unverified(examples, verifications)]
     print(f"{'answers computed and compared':<40}{len(verifications):>24,}")
-    try:
-        seed_tasks = [json.loads(line) for line in SEED_TASKS_PATH.read_text(encoding="utf-8").splitlines()]
-        findings += [f"seed task: {message}" for message in unverified_seed_tasks(seed_tasks)]
-    except ToolMissing as error:
-        print(f"seed tasks not computed: {error} is not installed")
+    seed_tasks = [json.loads(line) for line in SEED_TASKS_PATH.read_text(encoding="utf-8").splitlines()]
+    seed_examples = [{"instruction": task["instruction"], **task["instances"][0]} for task in seed_tasks]
+    for name, tasks, functions in (
+        ("outputs whose code was run", examples, EXAMPLES),
+        ("seed tasks computed and compared", seed_examples, SEED_TASKS),
+    ):
+        messages, missing_programs = unverified_by_function(tasks, functions)
+        findings += [f"verification: {message}" for message in messages]
+        print(f"{name:<40}{len(functions):>24,}")
+        if missing_programs:
+            print(f"some of them were left out, for want of {', '.join(sorted(missing_programs))}")
     instructions = [example["instruction"] for example in examples]
     known = [task["instruction"] for task in load_seed_tasks(str(SEED_TASKS_PATH))]
     verdicts = NoveltyFilter(known).judge(instructions)

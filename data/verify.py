@@ -1,4 +1,6 @@
-"""Compare outputs with what can be computed, of the seed tasks (verifications.py) and the data (verifications.jsonl).
+"""Compare outputs with what can be computed.
+
+Of the seed tasks: verifications.py. Of the data: verifications.jsonl, and code_verifications.py for code that is run.
 
 A line of verifications.jsonl is {"instruction", "code"}. The code needs the standard library alone and sets `expected`,
 a list of texts that the output must hold; it runs in a process of its own.
@@ -6,13 +8,18 @@ a list of texts that the output must hold; it runs in a process of its own.
 
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
+import contextlib
 import fractions
+import io
 import json
 import re
 import subprocess
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
+
+from data.execution import ToolMissing
 
 VERIFICATIONS_PATH = Path(__file__).parent / "verifications.jsonl"
 TIMEOUT_SEC = 120  # all together take about a second
@@ -69,21 +76,31 @@ def unverified(examples: list[dict], verifications: dict[str, str]) -> list[str]
     return messages
 
 
-def unverified_seed_tasks(seed_tasks: list[dict]) -> list[str]:
-    """The same for the seed tasks, whose verifications also look into the input. Raises ToolMissing."""
-    from data.verifications import SEED_TASKS
+def unverified_by_function(examples: list[dict], verifications: dict[str, Callable]) -> tuple[list[str], set[str]]:
+    """The same for verifications that are functions of the example, and the programs that they miss.
 
-    tasks = {task["instruction"]: task["instances"][0] for task in seed_tasks}
-    messages = []
-    for instruction, verification in SEED_TASKS.items():
-        if instruction not in tasks:
-            messages.append(f"a verification of no seed task: {instruction}")
+    Those that need a program which is not installed are left out.
+    """
+    by_instruction = {example["instruction"]: example for example in examples}
+    messages, missing_programs = [], set()
+    for instruction, verification in verifications.items():
+        if instruction not in by_instruction:
+            messages.append(f"a verification of no example: {instruction}")
             continue
-        result = verification(types.SimpleNamespace(instruction=instruction, **tasks[instruction]))
+        example = types.SimpleNamespace(**by_instruction[instruction])
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                result = verification(example)
+        except ToolMissing as error:
+            missing_programs.add(str(error))
+            continue
+        except Exception as error:  # whatever the code in an output raises
+            messages.append(f"its verification fails ({type(error).__name__}: {error}): {instruction}")
+            continue
         expected = result if isinstance(result, list) else [result]
-        if result is not True and (lacking := missing(expected, tasks[instruction]["output"])):
+        if result is not True and (lacking := missing(expected, example.output)):
             messages.append(f"the output lacks {', '.join(map(repr, lacking))}: {instruction}")
-    return messages
+    return messages, missing_programs
 
 
 def missing(expected: list, output: str) -> list:

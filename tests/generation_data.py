@@ -3,6 +3,7 @@
 import itertools
 import json
 import random
+import time
 from pathlib import Path
 
 VERBS, WORDS = (
@@ -58,3 +59,11 @@ def write_inputs(folder: Path, num_seed_tasks: int = 12) -> None:
             instance = {"input": task["input"], "output": task["output"]}
             seed_task = {"id": f"seed_task_{number}", "name": "made_up", "instruction": task["instruction"]}
             f.write(json.dumps({**seed_task, "instances": [instance], "is_classification": False}) + "\n")
+
+
+def wait_until(condition, timeout_sec: float = 60) -> None:
+    """Look again and again; fail after timeout_sec."""
+    end = time.monotonic() + timeout_sec
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)

@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data import build, check, verify
-from data.execution import ToolMissing
+from data.code_verifications import EXAMPLES
+from data.execution import ToolMissing, python
 from data.record import NUM_PROMPT_INSTRUCTIONS, recorded_prompt
+from data.verifications import SEED_TASKS
 from generate_instruction import load_seed_tasks
 from utils import UserError, jdump, jload
 
@@ -140,6 +142,10 @@ def test_computed_answers_agree_with_the_outputs(examples):
     assert verify.unverified(examples, verifications) == []
 
 
+def test_code_in_the_outputs_does_what_was_asked(examples):
+    assert verify.unverified_by_function(examples, EXAMPLES)[0] == []
+
+
 def test_near_copies_of_the_original_examples_are_rare(examples, reference_data):
     reference = [example["instruction"] for example in jload(reference_data / "alpaca_sample.json")]
     scores = check.highest_scores([example["instruction"] for example in examples], reference)
@@ -174,10 +180,8 @@ def test_the_seed_tasks_pass_the_checks_on_the_data(seed_tasks):
 
 
 def test_computed_answers_of_the_seed_tasks_agree(seed_tasks):
-    try:
-        assert verify.unverified_seed_tasks(seed_tasks) == []
-    except ToolMissing as error:
-        pytest.skip(f"needs {error}")
+    examples = [{"instruction": task["instruction"], **task["instances"][0]} for task in seed_tasks]
+    assert verify.unverified_by_function(examples, SEED_TASKS)[0] == []
 
 
 def test_no_seed_task_is_a_near_copy_of_a_reference_seed_task(seed_tasks, reference_data):
@@ -224,6 +228,9 @@ def test_no_output_of_the_reference_seed_tasks_occurs_in_ours(seed_tasks, refere
         ({"output": "As an AI language model, I know Paris."}, "refusals: 'As an AI"),
         ({"output": "```python\nprint(\n```"}, "code blocks: python that cannot be read"),
         ({"output": "```json\n{'a': 1}\n```"}, "code blocks: json that cannot be read"),
+        ({"output": "3 × 1.50 + 2 = 6.60 euros"}, "arithmetic: 3 × 1.50 + 2 is 6.5, not 6.60"),
+        ({"output": "So 2,000 / 3 ≈ 666.6."}, "arithmetic: 2,000 / 3 is 666.667, not 666.6"),
+        ({"output": "1 / 8 = 14%"}, "arithmetic: 1 / 8 is 12.5, not 14%"),
         ({"output": "```\nParis"}, "code blocks: a code fence that is not closed"),
     ],
 )
@@ -236,6 +243,21 @@ def test_a_good_example_has_no_findings_of_its_own():
     good = [good_example(output="```python\nprint(1)\n```\nBonjour, café №1.\n\n1. Paris"), good_example(input="x")]
     assert [f for f in check.check_examples(good[:1]) if f.startswith("example")] == []
     assert check.check_examples([good_example(instruction="How are you, Ada?", input="x")])[0].startswith("share")
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        "2 + 3 × 4 = 14",
+        "x = 7 - 9 = -2",
+        "1/3 ≈ 0.333",
+        "(1 + 2) × 3 + 1 = 10",
+        "19 ÷ 24 = 0, remainder 19",
+        "10 / 3 = 3.33...",
+    ],
+)
+def test_right_equations_and_those_in_longer_expressions_are_let_through(output):
+    assert check.arithmetic(good_example(output=output)) is None
 
 
 def test_a_repeated_instruction_is_found_in_any_spelling():
@@ -281,6 +303,21 @@ def test_a_verification_without_its_example_is_reported():
 def test_a_verification_that_fails_or_hangs_is_reported():
     codes = ["raise ValueError('no')", "expected = ['1']", "while True: pass"]
     assert verify.run_codes(codes, timeout_sec=2) == ["ValueError: no", ["1"], "did not end"]
+
+
+def test_code_that_does_not_do_what_was_asked_is_reported():
+    verifications = {"Double it.": lambda t: python(t.output)["double"](4) == 8}
+    wrong = [good_example(instruction="Double it.", output="def double(n):\n    return n * n")]
+    assert verify.unverified_by_function(wrong, verifications) == (["the output lacks False: Double it."], set())
+    assert verify.unverified_by_function([], verifications)[0] == ["a verification of no example: Double it."]
+
+
+def test_a_verification_whose_program_is_not_installed_is_left_out():
+    def needs_a_program(t):
+        raise ToolMissing("node")
+
+    examples = [good_example()]
+    assert verify.unverified_by_function(examples, {examples[0]["instruction"]: needs_a_program}) == ([], {"node"})
 
 
 def test_every_verification_computes_something():

@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 from conftest import ROOT, assert_fails_in_one_line, run_script
-from generation_data import answers_with, completion_of, make_tasks, write_inputs
+from generation_data import answers_with, completion_of, make_tasks, wait_until, write_inputs
 from openai_server import OpenAIServer
 from rouge_score import rouge_scorer
 
@@ -54,13 +54,6 @@ def start(folder, server, settings="", **flags) -> subprocess.Popen:
     return subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-
-
-def wait_until(condition, timeout_sec=60):
-    end = time.monotonic() + timeout_sec
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 def regen(folder) -> list[dict]:

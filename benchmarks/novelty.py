@@ -1,0 +1,140 @@
+"""The novelty filter: seconds to judge each of 52,000 instructions against all kept before it, beside rouge-score.
+
+python benchmarks/novelty.py [--num_instructions 52000] [--repeats 3]
+
+Decisions, means and the ten most similar instructions are included, as in a real run: batches of 85 (five prompts of
+17 tasks) are judged one after the other, and what is kept becomes known. The instructions are made up: lengths as in
+instruction data (10.9 words in the mean, half of them under 11, one in a hundred over 20), words by Zipf's law. On one
+core and on two, at a quarter, half and twice the number too; each measurement in a process of its own, for its memory.
+rouge-score scores a sample of the same pairs in the same run, its tokens prepared beforehand. Prints medians, saves
+them in benchmarks/results/novelty.txt, and ends with a line of JSON.
+"""
+
+# Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
+
+import argparse
+import json
+import os
+import platform
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+NUM_SEEDS, BATCH_SIZE, VOCABULARY = 175, 85, 20_000
+
+
+def make_instructions(num_instructions: int) -> list[str]:
+    """Instructions of realistic lengths and word frequencies, always the same ones."""
+    rng = random.Random(0)
+    words = [f"w{i}" for i in range(VOCABULARY)]
+    weights = [(i + 3) ** -1.1 for i in range(VOCABULARY)]  # the commonest 255 make up 62% of a text
+    lengths = [max(3, round(rng.gammavariate(7.5, 1.45))) for _ in range(num_instructions)]
+    text = rng.choices(words, weights, k=sum(lengths))
+    instructions, start = [], 0
+    for length in lengths:
+        instructions.append(" ".join(text[start : start + length]))
+        start += length
+    return instructions
+
+
+def measure_filter(num_instructions: int, num_cpus: int) -> dict:
+    """One pass over all instructions in this process, bound to num_cpus cores."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:num_cpus])
+    from novelty import NoveltyFilter
+
+    instructions = make_instructions(NUM_SEEDS + num_instructions)
+    memory_before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    NoveltyFilter(instructions[:500], num_cpus=num_cpus).judge(instructions[500:1000])  # warm up
+    start = time.perf_counter()
+    novelty_filter = NoveltyFilter(instructions[:NUM_SEEDS], num_cpus=num_cpus)
+    num_pairs = num_kept = 0
+    for first in range(NUM_SEEDS, len(instructions), BATCH_SIZE):
+        num_known = len(novelty_filter.texts)
+        for verdict in novelty_filter.judge(instructions[first : first + BATCH_SIZE]):
+            num_pairs += num_known
+            num_known += verdict.is_novel
+            num_kept += verdict.is_novel
+    seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "sec": seconds,
+        "pairs": num_pairs,
+        "kept": num_kept,
+        "peak_mb": peak / 1024,
+        "before_mb": memory_before / 1024,
+    }
+
+
+def measure_rouge_score(num_instructions: int) -> dict:
+    """rouge-score on one core: pairs per second, over pairs drawn at random."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
+    from rouge_score import rouge_scorer
+
+    from novelty import tokenize
+
+    rng = random.Random(1)
+    tokens = [tokenize(text) for text in make_instructions(num_instructions)]
+    pairs = [rng.sample(tokens, 2) for _ in range(60_000)]
+    for pair in pairs[:2000]:  # warm up
+        rouge_scorer._score_lcs(*pair)
+    start = time.perf_counter()
+    for pair in pairs:
+        rouge_scorer._score_lcs(*pair)  # what the original generator calls
+    return {"sec": time.perf_counter() - start, "pairs": len(pairs)}
+
+
+def repeat(repeats: int, *arguments) -> dict:
+    """The median measurement of several processes."""
+    command = [sys.executable, __file__, "--measure", *map(str, arguments)]
+    results = [json.loads(subprocess.run(command, check=True, capture_output=True).stdout) for _ in range(repeats)]
+    seconds = [result["sec"] for result in results]
+    return {**results[0], "sec": statistics.median(seconds), "spread": (min(seconds), max(seconds))}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--num_instructions", type=int, default=52_000)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--measure", nargs="*", type=int, help="used by the benchmark itself")
+    arguments = parser.parse_args()
+    if arguments.measure:
+        measure = measure_filter if len(arguments.measure) == 2 else measure_rouge_score
+        print(json.dumps(measure(*arguments.measure)))
+        return
+    n = arguments.num_instructions
+    num_cores = min(2, len(os.sched_getaffinity(0)))
+    rouge = repeat(arguments.repeats, n)
+    rouge_speed = rouge["pairs"] / rouge["sec"]
+    lines = [
+        f"{platform.machine()}, Python {platform.python_version()}, medians of {arguments.repeats}",
+        f"rouge-score, 1 core: {rouge_speed:,.0f} pairs/s",
+        "instructions  cores  seconds       (min-max)        pairs/s  x rouge-score  peak MB",
+    ]
+    rows = []
+    for size, cores in [(n // 4, num_cores), (n // 2, num_cores), (n, 1), (n, num_cores), (2 * n, num_cores)]:
+        result = repeat(arguments.repeats if size <= n else 1, size, cores)
+        speed = result["pairs"] / result["sec"]
+        rows.append(
+            {"instructions": size, "cores": cores, **result, "pairs_per_sec": speed, "ratio": speed / rouge_speed}
+        )
+        spread = "{:.1f}-{:.1f}".format(*result["spread"])
+        lines.append(
+            f"{size:>12,}{cores:>7}{result['sec']:>9.1f}{spread:>16}{speed:>15,.0f}"
+            f"{speed / rouge_speed:>15,.0f}{result['peak_mb']:>9.0f}"
+        )
+    lines.append(json.dumps({"rouge_score_pairs_per_sec": rouge_speed, "rows": rows}))
+    results_path = ROOT / "benchmarks" / "results" / "novelty.txt"
+    results_path.parent.mkdir(exist_ok=True)
+    results_path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""The generator against `transformers serve`, a server of others, over both of its APIs."""
+
+import itertools
+import json
+import os
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, assert_fails_in_one_line, run_script
+from generation_data import completion_of, wait_until, write_inputs
+
+from generate_instruction import encode_prompt, load_seed_tasks
+
+TASKS = [
+    {"instruction": "Name the capital of France.", "input": "", "output": "Paris"},
+    {"instruction": "Sort the list of words.", "input": "pear, fig", "output": "fig, pear"},
+]
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("inputs")
+    write_inputs(folder, num_seed_tasks=3)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def teacher_path(tmp_path_factory, inputs):
+    """A tiny LLaMA that has learned by heart to go on with TASKS after any prompt made from the inputs."""
+    import tiny_models
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    path = tiny_models.save_llama(tmp_path_factory.mktemp("teacher"))
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    # The chat API then sees the same text as the completions API.
+    tokenizer.chat_template = "{{ bos_token }}{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    tokenizer.save_pretrained(path)
+    model = AutoModelForCausalLM.from_pretrained(path)
+    completion = completion_of(TASKS, first_number=2).rstrip() + "</s>"
+    seed_tasks = load_seed_tasks(inputs / "seed_tasks.jsonl")
+    texts = [encode_prompt([task], inputs / "prompt.txt") + completion for task in seed_tasks]
+    examples = [tokenizer(text, return_tensors="pt").input_ids for text in texts]
+    num_labels = len(tokenizer(completion, add_special_tokens=False).input_ids)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for step, input_ids in enumerate(itertools.cycle(examples)):
+        labels = input_ids.clone()
+        labels[:, :-num_labels] = -100
+        loss = model(input_ids=input_ids, labels=labels).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if loss.item() < 0.01 or step == 600:
+            break
+    assert loss.item() < 0.05
+    model.save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def server_url(teacher_path):
+    """The address of `transformers serve`, which waits for a free port to be named: one is taken from the system."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [Path(sys.executable).parent / "transformers", "serve", teacher_path, "--port", str(port)]
+    process = subprocess.Popen(
+        command, env={**os.environ, "HF_HUB_OFFLINE": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    url = f"http://127.0.0.1:{port}"
+
+    def answers() -> bool:
+        assert process.poll() is None
+        try:
+            return urllib.request.urlopen(f"{url}/health", timeout=5).status == 200
+        except OSError:
+            return False
+
+    try:
+        wait_until(answers, timeout_sec=120)
+        yield f"{url}/v1"
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def generate(inputs, server_url, output_dir, *flags):
+    """Two tasks, from a server that needs no key."""
+    return run_script(
+        ROOT / "generate_instruction.py",
+        "generate_instruction_following_data",
+        "--num_instructions_to_generate=2",
+        "--num_prompt_instructions=1",
+        f"--output_dir={output_dir}",
+        *flags,
+        cwd=inputs,
+        OPENAI_BASE_URL=server_url,
+        OPENAI_API_KEY="",
+    )
+
+
+@pytest.mark.parametrize("api", ["auto", "chat"])
+def test_tasks_come_from_transformers_serve(api, inputs, teacher_path, server_url, tmp_path):
+    result = generate(inputs, server_url, tmp_path, f"--model_name={teacher_path}", f"--api={api}")
+    assert result.returncode == 0, result.stderr
+    entries = json.loads((tmp_path / "regen.json").read_text(encoding="utf-8"))
+    assert [{key: entry[key] for key in TASKS[0]} for entry in entries] == TASKS
+    (line,) = (json.loads(line) for line in (tmp_path / "generation_log.jsonl").read_text("utf-8").splitlines())
+    assert line["api"] == ("chat" if api == "chat" else "completions")
+    assert line["prompt_tokens"] > 50 < line["completion_tokens"]
+    # It takes no list of prompts.
+    assert result.stderr.count("going on one prompt per request") == (api == "auto")
+
+
+def test_a_model_that_transformers_serve_does_not_have_is_one_line(inputs, server_url, tmp_path):
+    assert_fails_in_one_line(generate(inputs, server_url, tmp_path), "text-davinci-003", "January 2024")
+    assert_fails_in_one_line(generate(inputs, server_url, tmp_path, "--model_name=other"), "has no model 'other'")
