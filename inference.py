@@ -7,7 +7,6 @@ short ones do not wait for long ones. Greedy responses are those of transformers
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
 import inspect
-import logging
 import os
 import typing
 from collections.abc import Callable, Iterator
@@ -89,7 +88,6 @@ def load_model(model_name_or_path: str, cache_dir: str | None = None) -> LocalMo
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    logging.getLogger("deepspeed").setLevel(logging.ERROR)  # which speaks up when it is imported where there is no GPU
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if device == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
     try:
