@@ -1,15 +1,16 @@
 """The novelty filter of Self-Instruct: is an instruction too similar to one that is already known?
 
-ROUGE-L (Lin 2004) as the rouge-score package computes it, to the last bit. Its longest common subsequence takes a
-table of len(a) * len(b) Python numbers; here each instruction is encoded once as a string of one character per
-token, and rapidfuzz scores a batch of new strings against all known ones, bit-parallel and on several cores.
+ROUGE-L (Lin 2004) as the rouge-score package computes it, to the last bit. There, each longest common subsequence
+takes a table of len(a) * len(b) Python numbers. Here instructions are tokenized once, and rapidfuzz scores a batch of
+new ones against all known ones, bit-parallel and on several cores; it wants strings, of one character per token.
 """
 
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
+import array
 import dataclasses
+import itertools
 import re
-import sys
 
 import numpy as np
 
@@ -44,9 +45,11 @@ class NoveltyFilter:
         self.threshold = threshold
         self.num_cpus = num_cpus
         self.texts: list[str] = []
-        self._vocabulary: dict[str, str] = {}
-        self._codes: list[str] = []  # one character per token
-        self._lengths = np.empty(1024, dtype=np.int64)  # tokens per known instruction; grows by doubling
+        self._vocabulary: dict[str, int] = {}
+        # Of the known instructions: all token ids, one after the other; where each one's begin, and the last one's
+        # end; and which length each one has, as the number of the length in the order of first occurrence.
+        self._token_ids, self._bounds = array.array("i"), array.array("q", [0])
+        self._length_ids, self._ids_of_lengths = array.array("H"), {}
         for text in known:
             self._add(text, self._encode(text))
 
@@ -61,18 +64,13 @@ class NoveltyFilter:
         return verdicts
 
     def _judge_batch(self, instructions: list[str]) -> list[Verdict]:
-        from rapidfuzz.distance import LCSseq
-        from rapidfuzz.process import cdist
-
-        codes = [self._encode(text) for text in instructions]
-        dtype = np.uint8 if max(map(len, codes)) <= np.iinfo(np.uint8).max else np.int32
+        token_ids = [self._encode(text) for text in instructions]
         num_known = len(self.texts)
-        # One row per new instruction: its LCS with each known one, then with each of the batch.
-        lcs = cdist(codes, self._codes + codes, scorer=LCSseq.similarity, dtype=dtype, workers=self.num_cpus)
+        lcs = self._lcs(token_ids)
         verdicts = []
-        for row, (text, code) in enumerate(zip(instructions, codes, strict=True)):
+        for row, (text, ids) in enumerate(zip(instructions, token_ids, strict=True)):
             # As if they had come one by one: the columns are those known by now, in the order of acceptance.
-            scores = _f_measure(lcs[row, : len(self.texts)], self._lengths[: len(self.texts)], len(code))
+            scores = self._f_measures(lcs[row, : len(self.texts)], len(ids))
             highest = float(scores.max(initial=0.0))
             if highest > self.threshold:
                 verdicts.append(Verdict(False, highest))
@@ -81,25 +79,54 @@ class NoveltyFilter:
             average = float(np.mean(scores)) if len(scores) else 0.0
             verdicts.append(Verdict(True, highest, most_similar, average))
             lcs[:, len(self.texts)] = lcs[:, num_known + row]
-            self._add(text, code)
+            self._add(text, ids)
         return verdicts
 
-    def _encode(self, text: str) -> str:
-        """One character per token, the same for the same token."""
-        vocabulary = self._vocabulary
-        for token in (tokens := tokenize(text)):
-            if token not in vocabulary:
-                if len(vocabulary) > sys.maxunicode:
-                    raise OverflowError(f"more than {sys.maxunicode:,} different words")
-                vocabulary[token] = chr(len(vocabulary))
-        return "".join([vocabulary[token] for token in tokens])
+    def _encode(self, text: str) -> list[int]:
+        """The ids of the tokens of text."""
+        return [self._vocabulary.setdefault(token, len(self._vocabulary)) for token in tokenize(text)]
 
-    def _add(self, text: str, code: str) -> None:
-        if len(self.texts) == len(self._lengths):
-            self._lengths = np.concatenate([self._lengths, np.empty_like(self._lengths)])
-        self._lengths[len(self.texts)] = len(code)
+    def _add(self, text: str, ids: list[int]) -> None:
         self.texts.append(text)
-        self._codes.append(code)
+        self._token_ids.extend(ids)
+        self._bounds.append(len(self._token_ids))
+        self._length_ids.append(self._ids_of_lengths.setdefault(len(ids), len(self._ids_of_lengths)))
+
+    def _lcs(self, new: list[list[int]]) -> np.ndarray:
+        """The LCS of each new instruction with each known one, then with each of the new. int[new, known + new]."""
+        from rapidfuzz.distance import LCSseq
+        from rapidfuzz.process import cdist
+
+        lengths = [len(ids) for ids in new]
+        new_ids = np.fromiter(itertools.chain.from_iterable(new), dtype=np.int32, count=sum(lengths))
+        ids = np.concatenate([np.frombuffer(self._token_ids, dtype=np.int32), new_ids])
+        bounds = np.concatenate(
+            [np.frombuffer(self._bounds, dtype=np.int64), len(self._token_ids) + np.cumsum(lengths)]
+        )
+        # A token that none of the new instructions has is in no common subsequence. Without those tokens the strings
+        # are half as long and need few characters, and one byte per character is what rapidfuzz is fastest with.
+        present = np.unique(new_ids)
+        fits_a_byte = len(present) <= np.iinfo(np.uint8).max
+        characters = np.zeros(len(self._vocabulary), dtype=np.uint8 if fits_a_byte else np.uint32)
+        characters[present] = np.arange(1, len(present) + 1)
+        text = characters[ids]
+        is_present = text != 0
+        bounds = np.concatenate([[0], np.cumsum(is_present)])[bounds].tolist()
+        text = text[is_present].tobytes()
+        if not fits_a_byte:
+            text = text.decode("utf-32-le", "surrogatepass")
+        strings = [text[start:end] for start, end in itertools.pairwise(bounds)]
+        dtype = np.uint8 if max(lengths) <= np.iinfo(np.uint8).max else np.int32
+        return cdist(strings[-len(new) :], strings, scorer=LCSseq.similarity, dtype=dtype, workers=self.num_cpus)
+
+    def _f_measures(self, lcs: np.ndarray, new_length: int) -> np.ndarray:
+        """The F-measures that belong to the LCS with each of the first len(lcs) known instructions. float64[n]."""
+        # They depend on little, so they are looked up in a table of every length that occurs and every LCS.
+        ids, lengths = np.frombuffer(self._length_ids, dtype=np.uint16), np.array(list(self._ids_of_lengths))
+        if len(lengths) * (new_length + 1) > min(len(lcs), np.iinfo(np.uint16).max):
+            return f_measure(lcs, lengths[ids[: len(lcs)]], new_length)
+        table = f_measure(np.arange(new_length + 1), lengths[:, np.newaxis], new_length)
+        return table.ravel()[ids[: len(lcs)] * np.uint16(new_length + 1) + lcs]
 
 
 def nearest_neighbours(instructions: list[str], num_cpus: int = 1) -> np.ndarray:
@@ -110,8 +137,12 @@ def nearest_neighbours(instructions: list[str], num_cpus: int = 1) -> np.ndarray
     from rapidfuzz.distance import LCSseq
     from rapidfuzz.process import cdist
 
-    known = NoveltyFilter(instructions)
-    codes, lengths = known._codes, known._lengths[: len(instructions)].astype(np.float32)
+    vocabulary: dict[str, str] = {}
+    codes = [
+        "".join([vocabulary.setdefault(token, chr(len(vocabulary))) for token in tokenize(text)])
+        for text in instructions
+    ]
+    lengths = np.array([len(code) for code in codes], dtype=np.float32)
     dtype = np.uint8 if max(map(len, codes), default=0) <= np.iinfo(np.uint8).max else np.int32
     nearest = np.zeros(len(codes), dtype=np.float32)
     for start in range(0, len(codes), ROWS_AT_ONCE):
@@ -125,7 +156,7 @@ def nearest_neighbours(instructions: list[str], num_cpus: int = 1) -> np.ndarray
     return nearest
 
 
-def _f_measure(lcs: np.ndarray, known_lengths: np.ndarray, new_length: int) -> np.ndarray:
+def f_measure(lcs: np.ndarray, known_lengths: np.ndarray, new_length: int) -> np.ndarray:
     """F = 2PR / (P + R) with P = lcs / known length and R = lcs / new length; 0 where lcs is 0. Broadcasts."""
     # The order of the operations is rouge-score's: another one rounds differently.
     precision = lcs / np.maximum(known_lengths, 1)
