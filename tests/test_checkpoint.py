@@ -199,6 +199,7 @@ HEADERS = {
     + b'{"a":{"dtype":"X","shape":[1],"data_offsets":[0,4]}}'.ljust(72)
     + bytes(4),
     "twice": (72).to_bytes(8, "little") + b'{"__metadata__":{"format":"pt"},"__metadata__":{}}'.ljust(72),
+    "shorter than the file": (72).to_bytes(8, "little") + b"{}".ljust(72) + b"more",
     "no tensor": (72).to_bytes(8, "little") + b'{"a":3}'.ljust(72),
 }
 
@@ -312,6 +313,28 @@ def test_two_runs_do_not_write_to_one_place(models, tmp_path):
     os.close(lock)
     recover(models / "base", models / "diff", tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_another_user_keeps_where_a_run_would_write_is_left_alone(models, tmp_path):
+    arguments = [
+        "recover",
+        "--path_raw",
+        models / "base",
+        "--path_diff",
+        models / "diff",
+        "--path_tuned",
+        tmp_path / "out",
+    ]
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "file").write_text("theirs")
+    partial = tmp_path / "out.weight_diff-partial"
+    partial.symlink_to(tmp_path / "theirs")
+    assert "a link" in fails(*arguments)
+    partial.unlink()
+    (partial / "folder").mkdir(parents=True)
+    (partial / "file").write_text("theirs")
+    assert "not what an interrupted run leaves behind" in fails(*arguments)
+    assert contents(tmp_path) == {"out.weight_diff-partial/file": b"theirs", "theirs/file": b"theirs"}
 
 
 def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(models, tmp_path, monkeypatch):
