@@ -2,7 +2,9 @@
 
 About half of an Alpaca example is prompt, and a batch has padding: their labels are -100, and yet a model projects
 every position to the vocabulary. Here the output projection sees the response tokens only, in chunks that are
-computed again in the backward pass, so that logits never take more memory than one chunk.
+computed again in the backward pass, so that logits never take more memory than one chunk. Padding is on the right,
+where no token attends to it, so the attention mask is left out too: torch's flash kernel takes none, and looking
+whether a mask hides anything makes a GPU wait for the CPU.
 """
 
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
@@ -14,12 +16,13 @@ from torch.utils.checkpoint import checkpoint
 # Models whose forward hands hidden states to the output projection and its result to loss_function, with nothing in
 # between (some models scale or cap their logits there).
 MODEL_TYPES = ("gemma", "gpt_neox", "llama", "mistral", "olmo2", "opt", "phi3", "qwen2", "qwen3")
-CHUNK_TOKENS = 2048  # 2048 tokens x 32,000 words in float32: 0.26 GB
+CHUNK_LOGITS = 2**26  # 2,097 tokens x 32,000 words; 0.27 GB in float32
 
 
 def compute_loss_on_response_only(model: torch.nn.Module) -> bool:
-    """Make model(input_ids, attention_mask, labels) in training return the same loss for less work; its logits are
-    then no longer logits. Inference is as before. Returns False, and changes nothing, for an unknown model type.
+    """Make model(input_ids, attention_mask, labels) in training return the same loss for less work, for batches padded
+    on the right; its logits are then no longer logits. Inference is as before. Returns False, and changes nothing, for
+    an unknown model type.
     """
     if model.config.model_type not in MODEL_TYPES:
         return False
@@ -27,17 +30,19 @@ def compute_loss_on_response_only(model: torch.nn.Module) -> bool:
         model = model.get_base_model()
     head = model.get_output_embeddings()
     project, plain_loss = head.forward, model.loss_function
+    chunk_tokens = max(1, CHUNK_LOGITS // model.config.vocab_size)
     labels_in_training = None
 
     def remember_labels(module, args, kwargs):
         nonlocal labels_in_training
         labels_in_training = kwargs.get("labels") if module.training else None
+        return args, kwargs if labels_in_training is None else {**kwargs, "attention_mask": None}
 
     def forward(hidden_states: torch.Tensor) -> torch.Tensor:
         """Logits, or in training the summed loss: computed here, where DeepSpeed has the partitioned weight whole."""
         if labels_in_training is None:
             return project(hidden_states)
-        return summed_cross_entropy(hidden_states, labels_in_training, project)
+        return summed_cross_entropy(hidden_states, labels_in_training, project, chunk_tokens)
 
     def loss_function(logits, labels, vocab_size, num_items_in_batch=None, **kwargs):
         if labels_in_training is None:
@@ -51,7 +56,7 @@ def compute_loss_on_response_only(model: torch.nn.Module) -> bool:
     return True
 
 
-def summed_cross_entropy(hidden_states: torch.Tensor, labels: torch.Tensor, project) -> torch.Tensor:
+def summed_cross_entropy(hidden_states: torch.Tensor, labels: torch.Tensor, project, chunk_tokens: int) -> torch.Tensor:
     """Sum over all i with labels[i + 1] != -100 of -log softmax(project(hidden_states[i]))[labels[i + 1]].
 
     hidden_states is Tensor[batch, n, d], labels LongTensor[batch, n]; returns a float32 scalar.
@@ -63,7 +68,7 @@ def summed_cross_entropy(hidden_states: torch.Tensor, labels: torch.Tensor, proj
     def chunk_loss(hidden, target):
         return cross_entropy(project(hidden).float(), target, reduction="sum")
 
-    if len(targets) <= CHUNK_TOKENS:  # one chunk: nothing is saved by computing it again
+    if len(targets) <= chunk_tokens:  # one chunk: nothing is saved by computing it again
         return chunk_loss(hidden_states, targets)
-    chunks = zip(hidden_states.split(CHUNK_TOKENS), targets.split(CHUNK_TOKENS), strict=True)
+    chunks = zip(hidden_states.split(chunk_tokens), targets.split(chunk_tokens), strict=True)
     return torch.stack([checkpoint(chunk_loss, h, t, use_reentrant=False) for h, t in chunks]).sum()
