@@ -1,19 +1,18 @@
 """Token ids and prompt lengths of all examples: every text is read once, on all cores, and the result is cached.
 
 An example is the tokenization of prompt + response, and its prompt takes as many positions as the tokenization of the
-prompt alone. To learn both in one pass, a marker token is put between the two. It keeps tokens from forming across
-the border; where none could (no word of the vocabulary has the prompt's last character followed by the response's
-first), what is left without the marker is the tokenization of the whole. The other examples are read twice.
+prompt alone. Where a token of the whole begins exactly at the response, the tokens before it are the tokenization of
+the prompt: no merge went across the border, so those on its left were made as if nothing followed (BPE; for Unigram,
+the best path to a border is the same whatever comes behind). The few other examples are read twice.
 """
 
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
-import re
-import string
 import zipfile
 from pathlib import Path
 
@@ -21,9 +20,8 @@ import numpy as np
 import tokenizers
 import transformers
 
-MARKER = "<|end of prompt|>"
 CHUNK = 1000  # examples per call: bounds the memory that the tokenizer's own results take
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 
 
 def tokenize(
@@ -31,89 +29,64 @@ def tokenize(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Token ids of source + target, cut off at tokenizer.model_max_length, all in one int32 array; int64 offsets[n + 1]
     where each example begins and the last one ends; int32[n], how many tokens each source has by itself, cut off alike.
+    Sources have to end alike, and not in a space, as prompts do.
     """
-    safe = safe_first_characters(sources, tokenizer)
-    marked = tokenizer_with_marker(tokenizer, sources[0], safe)
-    if any(MARKER in text for texts in (sources, targets) for text in texts):
-        marked = None
-    ids, source_lens = [], []
+    one_pass = border_shows_source_len(tokenizer, sources[0])
+    ids, lengths, source_lens = [], [], []
     for start in range(0, len(sources), CHUNK):
-        pairs = list(zip(sources[start : start + CHUNK], targets[start : start + CHUNK], strict=True))
-        if marked is None:
-            chunk = read_twice(pairs, tokenizer)
+        chunk = sources[start : start + CHUNK]
+        texts = [source + target for source, target in zip(chunk, targets[start : start + CHUNK], strict=True)]
+        if one_pass:
+            encodings = backend_that_cuts_off(tokenizer).encode_batch(texts)
+            text_ids = [encoding.ids for encoding in encodings]
+            lens = [source_len(encoding, len(source)) for encoding, source in zip(encodings, chunk, strict=True)]
         else:
-            unsafe = [i for i, (_, target) in enumerate(pairs) if target[:1] not in safe]
-            chunk = read_once(pairs, marked, tokenizer.model_max_length)
-            for i, example in zip(unsafe, read_twice([pairs[i] for i in unsafe], tokenizer, marked), strict=True):
-                chunk[i] = example
-        ids += [example_ids for example_ids, _ in chunk]
-        source_lens += [length for _, length in chunk]
-    offsets = np.concatenate([[0], np.cumsum([len(example_ids) for example_ids in ids])])
-    return np.concatenate(ids), offsets, np.array(source_lens, dtype=np.int32)
+            text_ids, lens = read(texts, tokenizer), [None] * len(chunk)
+        unknown = [i for i, num_tokens in enumerate(lens) if num_tokens is None]
+        for i, source_ids in zip(unknown, read([chunk[i] for i in unknown], tokenizer), strict=True):
+            lens[i] = len(source_ids)
+        ids.append(np.fromiter(itertools.chain.from_iterable(text_ids), dtype=np.int32))
+        lengths += map(len, text_ids)
+        source_lens += lens
+    if isinstance(tokenizer, transformers.PreTrainedTokenizerFast):
+        tokenizer.backend_tokenizer.no_truncation()  # it would be saved with the tokenizer
+    return np.concatenate(ids), np.concatenate([[0], np.cumsum(lengths)]), np.array(source_lens, dtype=np.int32)
 
 
-def read_twice(pairs: list[tuple[str, str]], tokenizer, marked=None) -> list[tuple[np.ndarray, int]]:
-    """(ids, number of source tokens) of each pair, by the definition; marked, which reads the same, saves time."""
-
-    def read(texts: list[str]) -> list[list[int]]:
-        if marked is None:
-            return tokenizer(texts, truncation=True)["input_ids"]
-        return [encoding.ids[: tokenizer.model_max_length] for encoding in marked.encode_batch_fast(texts)]
-
-    if not pairs:
-        return []
-    texts, sources = read([source + target for source, target in pairs]), read([source for source, _ in pairs])
-    return [(np.array(text, dtype=np.int32), len(source)) for text, source in zip(texts, sources, strict=True)]
+def read(texts: list[str], tokenizer: transformers.PreTrainedTokenizerBase) -> list[list[int]]:
+    """Token ids of each text, cut off at tokenizer.model_max_length."""
+    if not isinstance(tokenizer, transformers.PreTrainedTokenizerFast):
+        return [tokenizer(text, truncation=True).input_ids for text in texts]
+    return [encoding.ids for encoding in backend_that_cuts_off(tokenizer).encode_batch_fast(texts)]
 
 
-def read_once(pairs: list[tuple[str, str]], marked: tokenizers.Tokenizer, max_length: int):
-    """(ids, number of source tokens) of each pair, by the position of the marker."""
-    marker_id = marked.token_to_id(MARKER)
-    examples = []
-    for encoding in marked.encode_batch_fast([source + MARKER + target for source, target in pairs]):
-        ids = np.array(encoding.ids, dtype=np.int32)
-        position = int(np.argmax(ids == marker_id))  # 0 where it was cut off: the source alone fills max_length
-        if ids[position] == marker_id:
-            examples.append((np.delete(ids, position), position))
-        else:
-            examples.append((ids[:max_length], max_length))
-    return examples
+def backend_that_cuts_off(tokenizer: transformers.PreTrainedTokenizerFast) -> tokenizers.Tokenizer:
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.backend_tokenizer.enable_truncation(tokenizer.model_max_length)
+    return tokenizer.backend_tokenizer
 
 
-def tokenizer_with_marker(tokenizer, source: str, safe: set[str]) -> tokenizers.Tokenizer | None:
-    """A copy of the tokenizer that knows the marker; None where putting it in changes more than the border."""
-    if not isinstance(tokenizer, transformers.PreTrainedTokenizerFast) or tokenizer.model_max_length > 10**6:
-        return None
-    if not safe:
-        return None
+def source_len(encoding: tokenizers.Encoding, border: int) -> int | None:
+    """How many tokens come before the one that begins at character border; None where none begins there."""
+    token = encoding.char_to_token(border)
+    return token if token is not None and encoding.token_to_chars(token)[0] == border else None
+
+
+def border_shows_source_len(tokenizer: transformers.PreTrainedTokenizerBase, source: str) -> bool:
+    """Whether the tokens before a border are those of the text before it: not where the tokenizer puts a token after
+    each text, nor where it looks up whole words first and the source's last word has more than one character."""
+    if not isinstance(tokenizer, transformers.PreTrainedTokenizerFast) or len(tokenizer("").input_ids) > 1:
+        return False
     backend = tokenizer.backend_tokenizer
-    # An end-of-text token after each text would have to be cut off differently; whole words that skip the merge rules
-    # could come out otherwise beside the border.
-    if len(tokenizer("").input_ids) > 1 or getattr(backend.model, "ignore_merges", False):
-        return None
-    marked = tokenizers.Tokenizer.from_str(backend.to_str())
-    marked.add_special_tokens([tokenizers.AddedToken(MARKER, normalized=False, special=True)])
-    marked.no_padding()
-    marked.enable_truncation(tokenizer.model_max_length + 1)
-    border, letter = source[-1], min(safe)
-    for target in (letter, f"{letter} {letter}", f"{letter}{letter}"):
-        # Some tokenizers put a space before every piece of text between special tokens.
-        ids = [i for i in marked.encode(f"a a{border}{MARKER}{target}").ids if i != marked.token_to_id(MARKER)]
-        if ids != tokenizer(f"a a{border}{target}").input_ids:
-            return None
-    return marked
+    if not getattr(backend.model, "ignore_merges", False):
+        return True
+    return backend.pre_tokenizer is not None and len(backend.pre_tokenizer.pre_tokenize_str(source)[-1][0]) == 1
 
 
-def safe_first_characters(sources: list[str], tokenizer) -> set[str]:
-    """ASCII letters and digits that no word of the vocabulary has right after the sources' last character."""
-    (last,) = {source[-1] for source in sources}
-    follows = re.compile(f"{re.escape(last)}(?=(.))")
-    followers = {c.lower() for word in tokenizer.get_vocab() for c in follows.findall(word)}
-    return {c for c in string.ascii_letters + string.digits if c.lower() not in followers}
-
-
-def cached(key: bytes, cache_dir: str | None, compute) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def cached(key: bytes | None, cache_dir: str | None, compute) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What compute() returns, kept on disk under a hash of key; a cache that cannot be used is done without."""
+    if key is None:
+        return compute()
     path = default_cache_dir(cache_dir) / f"{hashlib.sha256(key).hexdigest()}.npz"
     try:
         with np.load(path) as arrays:
@@ -132,8 +105,11 @@ def cached(key: bytes, cache_dir: str | None, compute) -> tuple[np.ndarray, np.n
     return ids, offsets, source_lens
 
 
-def cache_key(sources: list[str], targets: list[str], tokenizer: transformers.PreTrainedTokenizerFast) -> bytes:
-    """Everything that the result depends on: texts, tokenizer, length limit, and the version of this file's format."""
+def cache_key(sources: list[str], targets: list[str], tokenizer: transformers.PreTrainedTokenizerBase) -> bytes | None:
+    """Everything that the result depends on: texts, tokenizer, length limit, and the version of this file's format.
+    None for a tokenizer in Python, which cannot be written down as a whole."""
+    if not isinstance(tokenizer, transformers.PreTrainedTokenizerFast):
+        return None
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()  # left over from an earlier call, and set again by the next
     backend.no_padding()

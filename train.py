@@ -115,7 +115,8 @@ class DataCollatorForSupervisedDataset:
 
 def load_tokenizer(model_name_or_path: str, cache_dir: str | None, model_max_length: int):
     """The tokenizer with every special token and a chat template, and how many tokens had to be added for that."""
-    options = {"cache_dir": cache_dir, "model_max_length": model_max_length, "padding_side": "right"}
+    options = {"cache_dir": cache_dir, "model_max_length": model_max_length}
+    options |= {"padding_side": "right", "truncation_side": "right"}
     try:
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(model_name_or_path, **options)

@@ -61,6 +61,18 @@ def unigram():
     return tokenizer
 
 
+def words_looked_up_first(pre_tokenizer):
+    """As Llama 3: a whole word of the vocabulary is taken as it is, whatever the merge rules make of it."""
+    trained = train_bpe(pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel())
+    state = json.loads(trained.to_str())
+    for word in (":Paris", "Response:", "ĊResponse:", ":Ã©", "12"):
+        state["model"]["vocab"].setdefault(word, len(state["model"]["vocab"]))
+    state["model"]["ignore_merges"] = True
+    tokenizer = Tokenizer.from_str(json.dumps(state))
+    tokenizer.pre_tokenizer = pre_tokenizer
+    return tokenizer
+
+
 MAKERS = {
     "byte level": lambda: with_bos(train_bpe(pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel())),
     "byte level without bos": lambda: train_bpe(pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()),
@@ -71,11 +83,22 @@ MAKERS = {
     "metaspace always": lambda: with_bos(train_bpe(metaspace("always"), decoders.Metaspace())),
     "LLaMA of 2023": lambda: with_bos(llama_of_2023()),
     "unigram": lambda: with_bos(unigram()),
+    "words looked up first": lambda: with_bos(words_looked_up_first(pre_tokenizers.ByteLevel(add_prefix_space=False))),
+    "words looked up first, without a border before the colon": lambda: with_bos(
+        words_looked_up_first(
+            pre_tokenizers.Sequence(
+                [
+                    pre_tokenizers.Split(" ", "merged_with_next"),
+                    pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+                ]
+            )
+        )
+    ),
     "text end added": lambda: with_bos(
         train_bpe(pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()), "<s> $A </s>"
     ),
 }
-ONE_PASS = {"byte level", "byte level without bos", "byte level with lower case", "metaspace first", "unigram"}
+TWO_PASSES = {"text end added", "words looked up first, without a border before the colon"}
 
 
 @pytest.fixture(scope="module", params=MAKERS)
@@ -98,13 +121,17 @@ def assert_equals_the_definition(sources, targets, tokenizer):
         assert source_lens[i] == len(tokenizer(source, truncation=True).input_ids), (source, target)
 
 
-def marked_tokenizer_of(tokenizer):
-    safe = tokenization.safe_first_characters(["Response:"], tokenizer)
-    return tokenization.tokenizer_with_marker(tokenizer, "Response:", safe)
-
-
 def test_one_pass_is_taken_where_it_can_be(tokenizer):
-    assert (marked_tokenizer_of(tokenizer) is not None) == (tokenizer.maker in ONE_PASS)
+    one_pass = tokenization.border_shows_source_len(tokenizer, format_prompt("Name it:"))
+    assert one_pass == (tokenizer.maker not in TWO_PASSES)
+
+
+def test_most_examples_are_read_once(tokenizer, monkeypatch):
+    read_again = []
+    monkeypatch.setattr(tokenization, "read", lambda texts, _: [read_again.append(text) or [] for text in texts])
+    if tokenizer.maker not in TWO_PASSES:
+        tokenization.tokenize([format_prompt("Name it.")] * 3, ["Paris.</s>", "a</s>", "</s>"], tokenizer)
+        assert len(read_again) <= 1  # "Response:Paris" is in the vocabulary of some
 
 
 def test_typical_responses_equal_the_definition(tokenizer):
@@ -121,6 +148,20 @@ text = st.text(st.characters(exclude_categories=["Cs"]), max_size=30) | st.text(
 def test_any_text_equals_the_definition(tokenizer, examples):
     sources = [f"{instruction}\nResponse:" for instruction, _ in examples]
     assert_equals_the_definition(sources, [response + "</s>" for _, response in examples], tokenizer)
+
+
+def test_a_tokenizer_written_in_python_is_read_without_a_cache(tmp_path):
+    tokenizer = transformers.ByT5Tokenizer(model_max_length=100)
+    assert_equals_the_definition([format_prompt("Say hi.")] * 2, ["Hi.</s>", "</s>"], tokenizer)
+    assert tokenization.cache_key(["Say hi:"], ["Hi."], tokenizer) is None
+    assert tokenization.cached(None, str(tmp_path), lambda: 1) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_tokenizer_is_saved_without_a_length_limit(tokenizer, tmp_path):
+    tokenization.tokenize(["Say hi:"] * 2, ["Hi.</s>", "12</s>"], tokenizer)
+    tokenizer.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))["truncation"] is None
 
 
 def test_the_result_is_computed_once_for_the_same_texts_and_tokenizer(tokenizer, tmp_path):
