@@ -50,9 +50,10 @@ def make_tokenizer(kind: str, texts: list[str], folder: Path) -> None:
     options = {"vocab_size": VOCAB_SIZE, "show_progress": False}
     if kind == "LLaMA":
         tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
-        # While training only: no word goes across a space, or from punctuation into letters, as in SentencePiece.
+        # While training only: no word holds a space but at its start, or both letters and punctuation, as in LLaMA's.
+        splits = [pre_tokenizers.Split("\n", "isolated"), pre_tokenizers.Punctuation("contiguous")]
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [pre_tokenizers.Metaspace(), pre_tokenizers.UnicodeScripts(), pre_tokenizers.Digits(individual_digits=True)]
+            [pre_tokenizers.Metaspace(), *splits, pre_tokenizers.Digits(individual_digits=True)]
         )
         all_bytes = [f"<0x{byte:02X}>" for byte in range(256)]
         trainer = trainers.BpeTrainer(special_tokens=special_tokens + all_bytes, **options)

@@ -1,15 +1,20 @@
 """Examples per second, peak memory and loss of three trainers on one model, data, seed and global batch, on the CPU.
 
-python benchmarks/training.py [--data_path alpaca_data.json] [--num_steps 6]
+python benchmarks/training.py [--data_path alpaca_data.json ...] [--num_steps 3] [--repeats 2]
 
 (a) transformers.Trainer with random sampling, padding and its own loss; (b) TRL's SFTTrainer for prompt-completion
 data, as it comes and with its length grouping; (c) train.py's AlpacaTrainer. A LLaMA of 9 million parameters, float32,
-two threads, global batch 64. Each run is a process of its own; the first step is left out. Ends with a line of JSON.
+two threads, global batch 64. Each run is a process of its own, its first step is left out, and the trainers take turns
+in each of the repeats, whose medians count. What ordering by length gains depends on how much lengths differ, so the
+table names them: several data files give a table each. Ends with a line of JSON.
 """
+
+# Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
 import json
 import platform
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -140,48 +145,79 @@ def run(variant: str, micro_batch: int, num_steps: int, folder: str, data_path: 
     print(json.dumps(result))
 
 
-def main(data_path: str, num_steps: int) -> None:
+def in_a_process(variant: str, micro_batch: int, num_steps: int, folder: str, data_path: str) -> dict:
+    call = f"run({variant!r}, {micro_batch}, {num_steps}, {folder!r}, {data_path!r})"
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from training import run; {call}"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    if out.returncode:
+        raise SystemExit(out.stderr[-3000:])
+    return json.loads(out.stdout.strip().splitlines()[-1])
+
+
+def length_summary(folder: str, data_path: str) -> str:
+    import numpy as np
+
+    import train
+
+    dataset = train.SupervisedDataset(data_path, train.load_tokenizer(folder, None, 512)[0])
+    low, median, high = np.percentile(dataset.lengths, [5, 50, 95]).round().astype(int)
+    responses = 1 - dataset.source_lens.sum() / dataset.lengths.sum()
+    return (
+        f"{Path(data_path).name}: {len(dataset):,} examples of {dataset.lengths.mean():.0f} tokens (5%: {low}, half: "
+        f"{median}, 95%: {high}), {responses:.0%} of them response"
+    )
+
+
+def table(data_path: str, num_steps: int, repeats: int) -> list[dict]:
+    """Measure and print one table; its rows, with the losses of every step."""
+    runs, rows = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        make_model(Path(folder), data_path)
+        print(length_summary(folder, data_path))
+        for _ in range(repeats):
+            for micro_batch in (4, 16):
+                runs += [in_a_process(variant, micro_batch, num_steps, folder, data_path) for variant in VARIANTS]
+    heads = ("micro-batch", "examples/s", "x plain", "peak GB", "last loss", "|loss - plain|")
+    print(f"{'trainer':<34}" + "".join(f"{head:>15}" for head in heads))
+    for micro_batch in (4, 16):
+        plain = None
+        for variant, name in VARIANTS.items():
+            same = [run for run in runs if (run["variant"], run["micro_batch"]) == (variant, micro_batch)]
+            speeds = [run["examples_per_sec"] for run in same]
+            row = {**same[0], "data": Path(data_path).name, "examples_per_sec": statistics.median(speeds)}
+            plain = plain or row
+            row["spread"] = (min(speeds), max(speeds))
+            row["speedup"] = row["examples_per_sec"] / plain["examples_per_sec"]
+            row["max_difference"] = max(abs(a - b) for a, b in zip(row["losses"], plain["losses"], strict=True))
+            rows.append(row)
+            print(
+                f"{name:<34}{micro_batch:>15}{row['examples_per_sec']:>15.1f}{row['speedup']:>15.2f}"
+                f"{row['peak_gb']:>15.2f}{row['losses'][-1]:>15.4f}{row['max_difference']:>15.1e}",
+                flush=True,
+            )
+    return rows
+
+
+def main(data_path: list[str], num_steps: int, repeats: int) -> None:
     import accelerate
     import torch
     import transformers
     import trl
 
-    results = []
-    with tempfile.TemporaryDirectory() as folder:
-        make_model(Path(folder), data_path)
-        for micro_batch in (4, 16):
-            for variant in VARIANTS:
-                call = f"run({variant!r}, {micro_batch}, {num_steps}, {folder!r}, {data_path!r})"
-                code = (
-                    f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from training import run; {call}"
-                )
-                out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-                if out.returncode:
-                    raise SystemExit(out.stderr[-3000:])
-                results.append(json.loads(out.stdout.strip().splitlines()[-1]))
     versions = (
         f"torch {torch.__version__}, transformers {transformers.__version__}, accelerate {accelerate.__version__}, "
         f"trl {trl.__version__}, {platform.machine()}, 2 threads"
     )
-    print(f"{Path(data_path).name}, global batch {GLOBAL_BATCH}, {num_steps} steps; {versions}")
-    heads = ("micro-batch", "examples/s", "x plain", "peak GB", "last loss", "|loss - plain|")
-    print(f"{'trainer':<34}" + "".join(f"{head:>15}" for head in heads))
-    for result in results:
-        plain = next(r for r in results if r["variant"] == "a plain" and r["micro_batch"] == result["micro_batch"])
-        result["speedup"] = result["examples_per_sec"] / plain["examples_per_sec"]
-        result["max_difference"] = max(abs(a - b) for a, b in zip(result["losses"], plain["losses"], strict=True))
-        print(
-            f"{VARIANTS[result['variant']]:<34}{result['micro_batch']:>15}{result['examples_per_sec']:>15.1f}"
-            f"{result['speedup']:>15.2f}{result['peak_gb']:>15.2f}{result['losses'][-1]:>15.4f}"
-            f"{result['max_difference']:>15.1e}"
-        )
-    print(json.dumps({"versions": versions, "data": Path(data_path).name, "results": results}))
+    print(f"global batch {GLOBAL_BATCH}, {num_steps} steps, {repeats} repeats; {versions}")
+    rows = [row for path in data_path for row in table(path, num_steps, repeats)]
+    print(json.dumps({"versions": versions, "rows": rows}))
 
 
 if __name__ == "__main__":
     import argparse
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_path", default=str(ROOT / "alpaca_data.json"))
-    parser.add_argument("--num_steps", type=int, default=6)
+    parser.add_argument("--data_path", nargs="+", default=[str(ROOT / "alpaca_data.json")])
+    parser.add_argument("--num_steps", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=2)
     main(**vars(parser.parse_args()))
