@@ -53,7 +53,7 @@ class TaskFiles:
             leftover.unlink()
         self.instructions: list[str] = []
         self._entries: list[str] = []  # the text between regen.json's brackets, in pieces
-        self._unfolded: list[dict] = []
+        self._num_unfolded = 0  # tasks that are in the journal and not in regen.json
         self._read_regen()
         self._read_journal()
         # Without tasks it is a fresh run, whatever an older log says.
@@ -61,6 +61,7 @@ class TaskFiles:
         self.next_prompt_index = last_prompt_index + 1 if self.instructions else 0
         with _os_error_in_one_line(self._journal_path):
             self._journal = open(self._journal_path, "ab", buffering=0)  # noqa: SIM115
+            _sync_directory(self.output_dir)  # a file without a name on the disk would not survive a power cut
         self._fold()
 
     def append(self, tasks: list[dict]) -> None:
@@ -68,11 +69,17 @@ class TaskFiles:
         first = len(self.instructions)
         lines = [json.dumps({"position": first + i, "task": task}) + "\n" for i, task in enumerate(tasks)]
         _append(self._journal, "".join(lines), self._journal_path)
-        self.instructions += [task["instruction"] for task in tasks]
-        self._unfolded += tasks
+        self._take(tasks)
         # In proportion to what there is: in all, regen.json is written a constant number of times over.
-        if len(self._unfolded) >= max(MIN_TASKS_TO_FOLD, len(self.instructions) // 5):
+        if self._num_unfolded >= max(MIN_TASKS_TO_FOLD, (len(self.instructions) - self._num_unfolded) // 2):
             self._fold()
+
+    def _take(self, tasks: list[dict]) -> None:
+        """Count tasks that are in the journal."""
+        self.instructions += [task["instruction"] for task in tasks]
+        # Each task is turned into text once, not at each writing of regen.json.
+        self._entries += [json.dumps(task, indent=4).replace("\n", "\n    ") for task in tasks]
+        self._num_unfolded += len(tasks)
 
     def log(self, entry: dict) -> None:
         """Add a line about one request to the log."""
@@ -89,17 +96,13 @@ class TaskFiles:
 
     def _fold(self) -> None:
         """Move the journal's tasks to regen.json."""
-        if self._unfolded:
-            # Earlier entries are kept as text, so that each task is turned into text once.
-            new_entries = [json.dumps(task, indent=4).replace("\n", "\n    ") for task in self._unfolded]
-            entries = self._entries + new_entries
+        if self._num_unfolded:
             advice = f"No task is lost: {self._journal_path} has the newest. Make room and run the same command again."
             with _os_error_in_one_line(self.regen_path, advice):
                 with atomic_write(self.regen_path) as f:
-                    f.write("[\n    " + ",\n    ".join(entries) + "\n]")
+                    f.write("[\n    " + ",\n    ".join(self._entries) + "\n]")
                 _sync_directory(self.output_dir)  # the new name must be on the disk before the journal is emptied
-            self._entries = entries
-            self._unfolded = []
+            self._num_unfolded = 0
         self._journal.truncate(0)
 
     def _read_regen(self) -> None:
@@ -122,12 +125,11 @@ class TaskFiles:
             if not isinstance(position, int) or not _is_task(task):
                 raise UserError(f"{place}: no position and task.")
             if position == len(self.instructions):
-                self.instructions.append(task["instruction"])
-                self._unfolded.append(task)
+                self._take([task])
             elif not 0 <= position < len(self.instructions) or self.instructions[position] != task["instruction"]:
                 raise UserError(
                     f"{place}: this task, number {position + 1}, does not fit {self.regen_path}, which has "
-                    f"{len(self.instructions) - len(self._unfolded)}. Put back the regen.json that belongs to it, "
+                    f"{len(self.instructions) - self._num_unfolded}. Put back the regen.json that belongs to it, "
                     "or move the journal away."
                 )
 

@@ -275,6 +275,8 @@ def server_refusal(error: "openai.APIStatusError", model_name: str) -> UserError
         return UserError(f"{url} denies permission ({message}).")
     if error.status_code in (402, 429):
         return UserError(f"the quota at {url} is exhausted ({message}). Check its plan and billing.")
+    if error.status_code in (404, 405):
+        return UserError(f"{url}: the server has no such address ({message}). OPENAI_BASE_URL mostly ends in /v1.")
     return UserError(f"{url} refuses the request ({message}).")
 
 

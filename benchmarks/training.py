@@ -12,6 +12,7 @@ table names them: several data files give a table each. Ends with a line of JSON
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
 import json
+import os
 import platform
 import resource
 import statistics
@@ -23,6 +24,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
+os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed looks for a GPU and says that there is none
 
 VARIANTS = {
     "a plain": "transformers.Trainer",

@@ -79,7 +79,8 @@ class OpenAIServer:
     @property
     def environment(self) -> dict[str, str]:
         """What a script needs to find this server, and nothing else."""
-        return {"OPENAI_BASE_URL": self.url, "OPENAI_API_KEY": "test-key"}
+        no_proxy = {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}  # which would see requests to this machine
+        return {"OPENAI_BASE_URL": self.url, "OPENAI_API_KEY": "test-key", **no_proxy}
 
     def reply(self, path: str, body: dict) -> tuple[int, object]:
         """Status and body of the answer to a request that meets no fault."""

@@ -208,11 +208,9 @@ def test_a_seed_fixes_the_prompts_whatever_the_order_of_the_answers(folder):
 
 
 def test_many_requests_are_under_way_at_once_and_never_more_than_allowed(folder):
-    with OpenAIServer(answers_with(make_tasks(300), 5), latency_sec=0.2) as server:
-        result = generate(
-            folder, server, num_instructions_to_generate=250, request_batch_size=1, max_concurrent_requests=6
-        )
-    assert result.returncode == 0
+    flags = {"num_instructions_to_generate": 100, "request_batch_size": 1, "max_concurrent_requests": 6}
+    with OpenAIServer(answers_with(make_tasks(300), 5), latency_sec=0.4) as server:
+        assert generate(folder, server, **flags).returncode == 0
     assert server.most_under_way == 6
 
 
@@ -415,28 +413,27 @@ def stored(folder) -> list[str]:
 
 def test_twenty_kills_lose_nothing_and_double_nothing(folder):
     rng = random.Random(1)
-    tasks = make_tasks(4000)
     before, num_kills_at_work = [], 0
-    frequent = "import journal; journal.MIN_TASKS_TO_FOLD = 1"  # many kills fall into the rewriting of regen.json
-    flags = {"num_instructions_to_generate": 900, "request_batch_size": 1}
-    with OpenAIServer(answers_with(tasks, 3), latency_sec=0.02) as server:
+    frequent = "import journal; journal.MIN_TASKS_TO_FOLD = 1"  # more kills fall into the rewriting of regen.json
+    flags = {"num_instructions_to_generate": 1200, "request_batch_size": 1}
+    with OpenAIServer(answers_with(make_tasks(4000), 4), latency_sec=0.01) as server:
         for _ in range(20):
-            num_requests = len(server.requests)
+            num_requests = len(server.requests) + rng.randint(1, 20)
             process = start(folder, server, frequent, **flags)
-            wait_until(lambda n=num_requests, p=process: len(server.requests) > n or p.poll() is not None)
-            time.sleep(rng.random() * 0.3)
+            wait_until(lambda n=num_requests, p=process: len(server.requests) >= n or p.poll() is not None)
+            time.sleep(rng.random() * 0.05)
             process.kill()
             process.communicate()
             after = stored(folder)
             assert after[: len(before)] == before
             num_kills_at_work += len(after) > len(before)
             before = after
-        assert num_kills_at_work >= 5  # the others came before the first answer
+        assert num_kills_at_work >= 10
         result = generate(folder, server, **flags)
     assert result.returncode == 0, result.stderr
     final = instructions(regen(folder))
     assert final[: len(before)] == before
-    assert len(final) == len(set(final)) == 900
+    assert len(final) == len(set(final)) == 1200
     assert sorted(os.listdir(folder / "out")) == ["generation_log.jsonl", "regen.json"]
 
 

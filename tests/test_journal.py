@@ -182,6 +182,7 @@ def test_regen_json_is_rewritten_a_constant_number_of_times_over(folder, monkeyp
     for _ in range(10):
         for task in TASKS:
             files.append([task])
+    assert (folder / "regen_journal.jsonl").stat().st_size < (folder / "regen.json").stat().st_size / 2
     files.close()
     final = (folder / "regen.json").stat().st_size
     assert len(written(folder)) == 3000

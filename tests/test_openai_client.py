@@ -150,8 +150,10 @@ def test_a_server_that_asks_for_a_very_long_wait_ends_the_run(environment, waits
         ("no permission", "denies permission"),
         ("unknown model", "has no model 'local'"),
         ("no quota", "quota .* is exhausted"),
+        ((429, {"error": {"message": "No more", "code": "insufficient_quota"}}), "quota .* is exhausted"),
         ((402, {"error": {"message": "Pay first"}}), "quota .* is exhausted"),
         ((400, {"detail": "no"}), "refuses the request"),
+        ((404, {"detail": "Not Found"}), "OPENAI_BASE_URL mostly ends in /v1"),
     ],
 )
 def test_a_final_refusal_ends_the_run_at_once(fault, words, environment, waits):
