@@ -30,7 +30,7 @@ class LoraArguments:
         metadata={"help": "Names of the linear layers that get an adapter, separated by spaces."},
     )
     load_in_4bit: bool = field(
-        default=False, metadata={"help": "Keep the frozen weights in 4 bits (QLoRA; needs a GPU and bitsandbytes)."}
+        default=False, metadata={"help": "Keep the frozen weights in 4 bits (QLoRA; needs bitsandbytes)."}
     )
     merge_lora: bool = field(
         default=False,
@@ -52,13 +52,8 @@ def check(lora_args: LoraArguments, meta_model: torch.nn.Module, init_from_confi
     for name in lora_args.lora_target_modules:
         if name not in names:
             raise UserError(f"--lora_target_modules {name}: the model's linear layers are {', '.join(sorted(names))}.")
-    if lora_args.load_in_4bit:
-        if not torch.cuda.is_available():
-            raise UserError(
-                "--load_in_4bit needs a GPU; without one, leave it out (float32 adapters on frozen weights)."
-            )
-        if not transformers.utils.is_bitsandbytes_available():
-            raise UserError("--load_in_4bit needs bitsandbytes: pip install bitsandbytes.")
+    if lora_args.load_in_4bit and not transformers.utils.is_bitsandbytes_available():
+        raise UserError("--load_in_4bit needs bitsandbytes: pip install bitsandbytes.")
 
 
 def is_linear(module: torch.nn.Module) -> bool:

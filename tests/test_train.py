@@ -382,6 +382,36 @@ def test_a_step_that_is_trained_again_replaces_its_checkpoint(checkpoint):
     assert checkpoints.what_is_missing(checkpoint) is None
 
 
+# ---- Adapters ----
+
+
+def test_under_adapters_of_qlora_the_linear_layers_are_in_4_bits_and_nothing_else(tiny_llama, tmp_path):
+    import bitsandbytes
+
+    tokenizer, num_new_tokens = train.load_tokenizer(str(tiny_llama), None, 128)
+    model_args = training_flags.ModelArguments(model_name_or_path=str(tiny_llama))
+    lora_args = train.LoraArguments(lora_rank=4, load_in_4bit=True)
+    config = train.load_config(model_args, None)
+    train_args = parse("--use_cpu", "True", "--output_dir", str(tmp_path))
+    model = train.load_model(model_args, config, tokenizer, num_new_tokens, lora_args, train_args)
+    model = train.adapters.add_adapters(model, lora_args, str(tiny_llama))
+    for name, parameter in model.named_parameters():
+        in_4_bits = isinstance(parameter, bitsandbytes.nn.Params4bit)
+        assert in_4_bits == ("_proj" in name and "lora" not in name), name
+        assert parameter.requires_grad == ("lora" in name), name
+        assert in_4_bits or parameter.dtype == torch.float32
+    rows = model.get_input_embeddings().weight
+    assert len(rows) == 401
+    torch.testing.assert_close(rows[400], rows[:400].mean(dim=0))
+
+
+def test_without_bitsandbytes_4_bits_are_refused_before_anything_is_loaded(tiny_llama, monkeypatch):
+    monkeypatch.setattr(transformers.utils, "is_bitsandbytes_available", lambda: False)
+    config = transformers.AutoConfig.from_pretrained(tiny_llama)
+    with pytest.raises(UserError, match="pip install bitsandbytes"):
+        train.adapters.check(train.LoraArguments(lora_rank=4, load_in_4bit=True), train.skeleton(config), False)
+
+
 # ---- The loss on response tokens only ----
 
 

@@ -197,7 +197,15 @@ def test_two_torchrun_agents_train_to_the_weights_of_one(tiny_llama, data_path, 
 
 
 @pytest.mark.parametrize(
-    ("launch", "flags"), [(python, []), (torchrun, [*FSDP, "LlamaDecoderLayer"])], ids=["one process", "FSDP"]
+    ("launch", "flags"),
+    [
+        (python, []),
+        (torchrun, [*FSDP, "LlamaDecoderLayer"]),
+        (python, ["--load_in_4bit", True]),
+        (torchrun, ["--load_in_4bit", True]),
+        (torchrun, ["--load_in_4bit", True, *FSDP, "LlamaDecoderLayer"]),
+    ],
+    ids=["one process", "FSDP", "4 bits", "4 bits, DDP", "4 bits, FSDP"],
 )
 def test_the_merged_model_equals_base_and_adapter(launch, flags, tiny_llama, data_path, tmp_path):
     import peft
