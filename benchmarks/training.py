@@ -32,7 +32,7 @@ VARIANTS = {
     "b trl grouped": "TRL SFTTrainer, group_by_length",
     "c ours": "train.py",
 }
-GLOBAL_BATCH = 64
+GLOBAL_BATCH, MICRO_BATCHES = 64, (4, 16)
 
 
 def make_model(folder: Path, data_path: str) -> None:
@@ -164,9 +164,27 @@ def length_summary(folder: str, data_path: str) -> str:
     dataset = train.SupervisedDataset(data_path, train.load_tokenizer(folder, None, 512)[0])
     low, median, high = np.percentile(dataset.lengths, [5, 50, 95]).round().astype(int)
     responses = 1 - dataset.source_lens.sum() / dataset.lengths.sum()
+    padding = ", ".join(
+        "{:.0%} and {:.0%} at micro-batch {}".format(*padding_shares(dataset.lengths, micro_batch), micro_batch)
+        for micro_batch in MICRO_BATCHES
+    )
     return (
         f"{Path(data_path).name}: {len(dataset):,} examples of {dataset.lengths.mean():.0f} tokens (5%: {low}, half: "
-        f"{median}, 95%: {high}), {responses:.0%} of them response"
+        f"{median}, 95%: {high}), {responses:.0%} of them response; padding, plain and ours: {padding}"
+    )
+
+
+def padding_shares(lengths, micro_batch: int) -> tuple[float, float]:
+    """Share of padding in what is computed in an epoch: with random micro-batches, and as train.py deals them."""
+    import torch
+    from transformers.trainer_pt_utils import BatchRebalanceSampler
+
+    order = torch.randperm(len(lengths), generator=torch.Generator().manual_seed(42)).tolist()
+    plain = [order[i : i + micro_batch] for i in range(0, len(order), micro_batch)]
+    ours = BatchRebalanceSampler(lengths.tolist(), GLOBAL_BATCH, dp_size=1, grad_accum=GLOBAL_BATCH // micro_batch)
+    return tuple(
+        1 - sum(lengths[batch].sum() for batch in batches) / sum(lengths[batch].max() * len(batch) for batch in batches)
+        for batches in (plain, list(ours))
     )
 
 
@@ -177,11 +195,11 @@ def table(data_path: str, num_steps: int, repeats: int) -> list[dict]:
         make_model(Path(folder), data_path)
         print(length_summary(folder, data_path))
         for _ in range(repeats):
-            for micro_batch in (4, 16):
+            for micro_batch in MICRO_BATCHES:
                 runs += [in_a_process(variant, micro_batch, num_steps, folder, data_path) for variant in VARIANTS]
     heads = ("micro-batch", "examples/s", "x plain", "peak GB", "last loss", "|loss - plain|")
     print(f"{'trainer':<34}" + "".join(f"{head:>15}" for head in heads))
-    for micro_batch in (4, 16):
+    for micro_batch in MICRO_BATCHES:
         plain = None
         for variant, name in VARIANTS.items():
             same = [run for run in runs if (run["variant"], run["micro_batch"]) == (variant, micro_batch)]
