@@ -172,6 +172,21 @@ def test_one_process_without_the_speed_ups_and_two_ranks_with_them_train_alike(t
     assert_close_weights(tmp_path / "one", tmp_path / "two")
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--gradient_checkpointing", True],
+        pytest.param(["--torch_compile", True], marks=pytest.mark.slow),  # compiles for more than a minute
+    ],
+    ids=["gradient checkpointing", "torch.compile"],
+)
+def test_flags_that_save_memory_or_time_leave_the_losses_as_they_are(flags, tiny_llama, data_path, tmp_path):
+    recipe = ["--model_name_or_path", tiny_llama, "--data_path", data_path, *RECIPE, "--max_steps", 4]
+    run(python(*recipe, "--output_dir", tmp_path / "plain"))
+    run(python(*recipe, *flags, "--output_dir", tmp_path / "other"), timeout=600)
+    assert losses(tmp_path / "other") == pytest.approx(losses(tmp_path / "plain"), abs=1e-4)
+
+
 def assert_close_weights(one, other):
     from safetensors.torch import load_file
 
