@@ -385,6 +385,10 @@ def _flush(path: Path) -> None:
         os.close(file)
 
 
+def total_numel(shards: Shards) -> int:
+    return sum(math.prod(shape) for layout in shards.values() for _, _, shape in layout)
+
+
 def total_bytes(shards: Shards) -> int:
     return sum(math.prod(shape) * ITEMSIZE[dtype] for layout in shards.values() for _, dtype, shape in layout)
 

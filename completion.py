@@ -3,11 +3,10 @@
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
 import contextlib
-import math
 import re
 from pathlib import Path
 
-from checkpoint import Shards, size_text
+from checkpoint import Shards, size_text, total_numel
 from utils import format_prompt
 
 INSTRUCTION = "Name three things that people use every day."
@@ -19,7 +18,7 @@ def dtype_that_fits(shards: Shards):
     """float32 or bfloat16, whichever the memory has room for, or None, after a line that says so."""
     import torch
 
-    numel = sum(math.prod(shape) for layout in shards.values() for _, _, shape in layout)
+    numel = total_numel(shards)
     available = available_memory()
     for dtype in (torch.float32, torch.bfloat16):
         if numel * dtype.itemsize + WORKING_BYTES <= available:

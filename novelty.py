@@ -94,9 +94,6 @@ class NoveltyFilter:
 
     def _lcs(self, new: list[list[int]]) -> np.ndarray:
         """The LCS of each new instruction with each known one, then with each of the new. int[new, known + new]."""
-        from rapidfuzz.distance import LCSseq
-        from rapidfuzz.process import cdist
-
         lengths = [len(ids) for ids in new]
         new_ids = np.fromiter(itertools.chain.from_iterable(new), dtype=np.int32, count=sum(lengths))
         ids = np.concatenate([np.frombuffer(self._token_ids, dtype=np.int32), new_ids])
@@ -116,8 +113,7 @@ class NoveltyFilter:
         if not fits_a_byte:
             text = text.decode("utf-32-le", "surrogatepass")
         strings = [text[start:end] for start, end in itertools.pairwise(bounds)]
-        dtype = np.uint8 if max(lengths) <= np.iinfo(np.uint8).max else np.int32
-        return cdist(strings[-len(new) :], strings, scorer=LCSseq.similarity, dtype=dtype, workers=self.num_cpus)
+        return lcs_table(strings[-len(new) :], strings, self.num_cpus)
 
     def _f_measures(self, lcs: np.ndarray, new_length: int) -> np.ndarray:
         """The F-measures that belong to the LCS with each of the first len(lcs) known instructions. float64[n]."""
@@ -134,26 +130,32 @@ def nearest_neighbours(instructions: list[str], num_cpus: int = 1) -> np.ndarray
 
     float32[n], right to about 7 digits.
     """
-    from rapidfuzz.distance import LCSseq
-    from rapidfuzz.process import cdist
-
     vocabulary: dict[str, str] = {}
     codes = [
         "".join([vocabulary.setdefault(token, chr(len(vocabulary))) for token in tokenize(text)])
         for text in instructions
     ]
     lengths = np.array([len(code) for code in codes], dtype=np.float32)
-    dtype = np.uint8 if max(map(len, codes), default=0) <= np.iinfo(np.uint8).max else np.int32
     nearest = np.zeros(len(codes), dtype=np.float32)
     for start in range(0, len(codes), ROWS_AT_ONCE):
         rows = slice(start, start + ROWS_AT_ONCE)
         # Each pair once: a row's own maximum and, transposed, that of the instructions behind it.
-        scores = cdist(codes[rows], codes[start:], scorer=LCSseq.similarity, dtype=dtype, workers=num_cpus)
+        scores = lcs_table(codes[rows], codes[start:], num_cpus)
         scores = 2 * scores / np.maximum(lengths[rows, None] + lengths[start:], 1)
         np.fill_diagonal(scores, 0)
         nearest[rows] = np.maximum(nearest[rows], scores.max(axis=1))
         nearest[start:] = np.maximum(nearest[start:], scores.max(axis=0))
     return nearest
+
+
+def lcs_table(new: list, known: list, num_cpus: int) -> np.ndarray:
+    """The LCS of each of some strings (or bytes) with each of others, in the smallest of two types that holds it.
+    uint8 or int32[new, known]."""
+    from rapidfuzz.distance import LCSseq
+    from rapidfuzz.process import cdist
+
+    dtype = np.uint8 if max(map(len, new)) <= np.iinfo(np.uint8).max else np.int32
+    return cdist(new, known, scorer=LCSseq.similarity, dtype=dtype, workers=num_cpus)
 
 
 def f_measure(lcs: np.ndarray, known_lengths: np.ndarray, new_length: int) -> np.ndarray:

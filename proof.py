@@ -62,7 +62,7 @@ def _sealed(manifest: dict) -> bytes:
     return (json.dumps({**manifest, "sha256": digest}, indent=4) + "\n").encode()
 
 
-def _sha256(content: bytes) -> str:
+def _sha256(content: bytes | memoryview) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
@@ -100,7 +100,7 @@ def check_buffers(buffers: dict[str, StoredTensor], manifest: dict) -> None:
     """Raise UserError for a damaged rotary buffer. They are small, and no part of the recovered model."""
     for name, expected in manifest["buffers"].items():
         tensor = buffers[name]
-        if hashlib.sha256(bytes_of(tensor.read(0, tensor.numel))).hexdigest() != expected:
+        if _sha256(bytes_of(tensor.read(0, tensor.numel))) != expected:
             raise UserError(f"{tensor.path}: tensor {name} is damaged. Download the file again.")
 
 

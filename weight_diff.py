@@ -97,8 +97,7 @@ def lay_out(pairs: list[Pair], exact: bool, prefix: str) -> Shards:
 def announce(pairs: list[Pair], shards: Shards, target: str | None) -> None:
     """Say what is about to be written, and where the base model gains a row."""
     size = f"{size_text(checkpoint.total_bytes(shards))} to {target}" if target else "nothing (no --path_tuned)"
-    count = sum(math.prod(shape) for layout in shards.values() for _, _, shape in layout)
-    print(f"{count:,} parameters in {len(pairs)} tensors; writing {size}.")
+    print(f"{checkpoint.total_numel(shards):,} parameters in {len(pairs)} tensors; writing {size}.")
     if longer := [pair.name for pair in pairs if pair.base_numel < pair.source.numel]:
         print(f"The base model has no pad token: {' and '.join(longer)} gain a row for [PAD], the mean of the others.")
 
@@ -350,6 +349,7 @@ def add_pair(
     """Recover one tensor. Returns the float64 sum of its values if that is wanted."""
     import torch
 
+    exact = manifest is not None and manifest["exact"]
     of_diff, of_recovered, total = hashlib.sha256(), hashlib.sha256(), 0.0
     for start, stop in pair.slices():
         base, diff = pair.read_base(start, stop), pair.source.read(start, stop)
@@ -357,7 +357,7 @@ def add_pair(
             of_diff.update(bytes_of(diff))
         base, recovered = base.to(device), diff.to(device)
         for _ in range(pair.times):
-            recovered = add(recovered, base, manifest is not None and manifest["exact"])
+            recovered = add(recovered, base, exact)
         recovered = recovered.cpu()
         if manifest:
             of_recovered.update(bytes_of(recovered))

@@ -16,7 +16,6 @@ import os
 import platform
 import resource
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed looks for a GPU and says that there is none
+
+from measure import largest_difference, median_of  # noqa: E402
 
 GLOBAL_BATCH, MICRO_BATCH = 64, 8
 SHARDED = "--fsdp full_shard --fsdp_transformer_layer_cls_to_wrap LlamaDecoderLayer".split()
@@ -114,9 +115,8 @@ def main() -> None:
     rows = []
     for setting in SETTINGS:
         same = [run for run in runs if run["setting"] == setting]
-        speeds = [run["examples_per_sec"] for run in same]
-        row = {**same[0], "examples_per_sec": statistics.median(speeds), "spread": (min(speeds), max(speeds))}
-        row["max_difference"] = max(abs(a - b) for a, b in zip(row["losses"], runs[0]["losses"], strict=True))
+        row = median_of(same, "examples_per_sec")
+        row["max_difference"] = largest_difference(row["losses"], runs[0]["losses"])
         rows.append(row)
         spread = "{:.1f}-{:.1f}".format(*row["spread"])
         print(

@@ -18,14 +18,14 @@ import os
 import platform
 import random
 import resource
-import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
+
+from measure import median_of, result_of  # noqa: E402
 
 NUM_SEEDS, BATCH_SIZE, VOCABULARY = 175, 85, 20_000
 
@@ -93,9 +93,7 @@ def measure_rouge_score(num_instructions: int) -> dict:
 def repeat(repeats: int, *arguments) -> dict:
     """The median measurement of several processes."""
     command = [sys.executable, __file__, "--measure", *map(str, arguments)]
-    results = [json.loads(subprocess.run(command, check=True, capture_output=True).stdout) for _ in range(repeats)]
-    seconds = [result["sec"] for result in results]
-    return {**results[0], "sec": statistics.median(seconds), "spread": (min(seconds), max(seconds))}
+    return median_of([result_of(command) for _ in range(repeats)], "sec")
 
 
 def main() -> None:

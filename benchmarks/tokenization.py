@@ -15,8 +15,6 @@ import json
 import os
 import platform
 import resource
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,6 +22,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
+
+from measure import median_of, result_of  # noqa: E402
 
 NUM_EXAMPLES, VOCAB_SIZE, MODEL_MAX_LENGTH = 52_000, 16_000, 512
 
@@ -43,38 +43,30 @@ def make_data(data_path: str, path: Path) -> list[str]:
 
 def make_tokenizer(kind: str, texts: list[str], folder: Path) -> None:
     """Train a tokenizer of LLaMA's or OPT's kind and save it as from_pretrained loads it."""
-    import transformers
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    from training import SPECIAL_TOKENS, byte_level_tokenizer, save_tokenizer
 
-    special_tokens = ["<unk>", "<s>", "</s>", "<pad>"]
-    options = {"vocab_size": VOCAB_SIZE, "show_progress": False}
-    if kind == "LLaMA":
-        tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
-        # While training only: no word holds a space but at its start, or both letters and punctuation, as in LLaMA's.
-        splits = [pre_tokenizers.Split("\n", "isolated"), pre_tokenizers.Punctuation("contiguous")]
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [pre_tokenizers.Metaspace(), *splits, pre_tokenizers.Digits(individual_digits=True)]
-        )
-        all_bytes = [f"<0x{byte:02X}>" for byte in range(256)]
-        trainer = trainers.BpeTrainer(special_tokens=special_tokens + all_bytes, **options)
-        tokenizer.train_from_iterator(texts, trainer)
-        saved = json.loads(tokenizer.to_str())
-        saved["pre_tokenizer"] = None
-        saved["added_tokens"] = saved["added_tokens"][: len(special_tokens)]
-        tokenizer = Tokenizer.from_str(json.dumps(saved))
-        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-        tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
-    else:
-        tokenizer = Tokenizer(models.BPE())
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        tokenizer.decoder = decoders.ByteLevel()
-        alphabet = pre_tokenizers.ByteLevel.alphabet()
-        trainer = trainers.BpeTrainer(special_tokens=special_tokens, initial_alphabet=alphabet, **options)
-        tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<pad>"
-    ).save_pretrained(folder)
+    if kind == "OPT":
+        save_tokenizer(byte_level_tokenizer(texts, VOCAB_SIZE), folder)
+        return
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    # While training only: no word holds a space but at its start, or both letters and punctuation, as in LLaMA's.
+    splits = [pre_tokenizers.Split("\n", "isolated"), pre_tokenizers.Punctuation("contiguous")]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Metaspace(), *splits, pre_tokenizers.Digits(individual_digits=True)]
+    )
+    all_bytes = [f"<0x{byte:02X}>" for byte in range(256)]
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB_SIZE, special_tokens=[*SPECIAL_TOKENS, *all_bytes], show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    saved = json.loads(tokenizer.to_str())
+    saved["pre_tokenizer"] = None
+    saved["added_tokens"] = saved["added_tokens"][: len(SPECIAL_TOKENS)]
+    tokenizer = Tokenizer.from_str(json.dumps(saved))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    save_tokenizer(tokenizer, folder)
 
 
 def one_call_per_text(data_path: str, tokenizer) -> tuple[list[list[int]], list[int]]:
@@ -121,14 +113,8 @@ def repeat(repeats: int, way: str, data_path: Path, folder: Path) -> dict:
             if way == "SupervisedDataset":
                 cache_dir = tempfile.mkdtemp(dir=data_path.parent)  # an empty cache for each
             command = [sys.executable, __file__, "--measure", way, str(data_path), str(folder), cache_dir]
-            environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-            out = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
-            if out.returncode:
-                raise SystemExit(out.stderr[-3000:])
-            results.append(json.loads(out.stdout.strip().splitlines()[-1]))
-    results = results[-repeats:]
-    seconds = [result["sec"] for result in results]
-    return {**results[0], "way": way, "sec": statistics.median(seconds), "spread": (min(seconds), max(seconds))}
+            results.append(result_of(command))
+    return {"way": way, **median_of(results[-repeats:], "sec")}
 
 
 def main() -> None:

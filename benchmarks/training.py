@@ -15,8 +15,6 @@ import json
 import os
 import platform
 import resource
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,6 +24,8 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed looks for a GPU and says that there is none
 
+from measure import largest_difference, median_of, result_of  # noqa: E402
+
 VARIANTS = {
     "a plain": "transformers.Trainer",
     "b trl": "TRL SFTTrainer, defaults",
@@ -33,34 +33,48 @@ VARIANTS = {
     "c ours": "train.py",
 }
 GLOBAL_BATCH, MICRO_BATCHES = 64, (4, 16)
+SPECIAL_TOKENS = ["<unk>", "<s>", "</s>", "<pad>"]  # with ids 0 to 3
+
+
+def byte_level_tokenizer(texts, vocab_size: int):
+    """A byte-level BPE tokenizer (tokenizers.Tokenizer) trained on texts."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=SPECIAL_TOKENS,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def save_tokenizer(tokenizer, folder: Path) -> None:
+    """Save it as from_pretrained loads it, with SPECIAL_TOKENS and <s> before every text."""
+    import transformers
+    from tokenizers import processors
+
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<pad>"
+    ).save_pretrained(folder)
 
 
 def make_model(folder: Path, data_path: str) -> None:
     """A random LLaMA of 9 million parameters with a byte-level tokenizer of 8,192 words trained on the data."""
     import torch
     import transformers
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
     from example_files import load_examples
     from utils import format_prompt
 
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=8192,
-        special_tokens=["<unk>", "<s>", "</s>", "<pad>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
     examples = load_examples(data_path)
-    tokenizer.train_from_iterator(
-        (format_prompt(e["instruction"], e["input"]) + e["output"] for e in examples), trainer
-    )
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<pad>"
-    ).save_pretrained(folder)
+    texts = (format_prompt(e["instruction"], e["input"]) + e["output"] for e in examples)
+    save_tokenizer(byte_level_tokenizer(texts, 8192), folder)
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
         vocab_size=8192, hidden_size=256, intermediate_size=688, num_hidden_layers=6, num_attention_heads=4,
@@ -150,10 +164,7 @@ def run(variant: str, micro_batch: int, num_steps: int, folder: str, data_path: 
 def in_a_process(variant: str, micro_batch: int, num_steps: int, folder: str, data_path: str) -> dict:
     call = f"run({variant!r}, {micro_batch}, {num_steps}, {folder!r}, {data_path!r})"
     code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from training import run; {call}"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    if out.returncode:
-        raise SystemExit(out.stderr[-3000:])
-    return json.loads(out.stdout.strip().splitlines()[-1])
+    return result_of([sys.executable, "-c", code])
 
 
 def length_summary(folder: str, data_path: str) -> str:
@@ -203,12 +214,10 @@ def table(data_path: str, num_steps: int, repeats: int) -> list[dict]:
         plain = None
         for variant, name in VARIANTS.items():
             same = [run for run in runs if (run["variant"], run["micro_batch"]) == (variant, micro_batch)]
-            speeds = [run["examples_per_sec"] for run in same]
-            row = {**same[0], "data": Path(data_path).name, "examples_per_sec": statistics.median(speeds)}
+            row = {"data": Path(data_path).name, **median_of(same, "examples_per_sec")}
             plain = plain or row
-            row["spread"] = (min(speeds), max(speeds))
             row["speedup"] = row["examples_per_sec"] / plain["examples_per_sec"]
-            row["max_difference"] = max(abs(a - b) for a, b in zip(row["losses"], plain["losses"], strict=True))
+            row["max_difference"] = largest_difference(row["losses"], plain["losses"])
             rows.append(row)
             print(
                 f"{name:<34}{micro_batch:>15}{row['examples_per_sec']:>15.1f}{row['speedup']:>15.2f}"

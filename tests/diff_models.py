@@ -119,12 +119,15 @@ def make_diff(raw: Path, tuned: Path, diff: Path, *more) -> str:
     return out
 
 
+def recover_arguments(raw: Path, diff: Path, recovered: Path | None) -> tuple:
+    """The command line of recover."""
+    where = () if recovered is None else ("--path_tuned", recovered)
+    return "recover", "--path_raw", raw, "--path_diff", diff, *where
+
+
 def recover(raw: Path, diff: Path, recovered: Path | None, *more) -> str:
     """Run recover without a completion, which has to succeed; return what it printed."""
-    where = () if recovered is None else ("--path_tuned", recovered)
-    code, out, err = command(
-        "recover", "--path_raw", raw, "--path_diff", diff, *where, "--test_inference", "False", *more
-    )
+    code, out, err = command(*recover_arguments(raw, diff, recovered), "--test_inference", "False", *more)
     assert code == 0, err
     return out
 

@@ -16,7 +16,17 @@ import pytest
 import tiny_models
 import torch
 from conftest import ROOT, assert_fails_in_one_line
-from diff_models import contents, fails, load_files, make_diff, pickle_model, recover, rewrite_tensors, tune
+from diff_models import (
+    contents,
+    fails,
+    load_files,
+    make_diff,
+    pickle_model,
+    recover,
+    recover_arguments,
+    rewrite_tensors,
+    tune,
+)
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -277,7 +287,7 @@ def test_an_output_directory_in_use_is_left_alone(models, tmp_path):
     (tmp_path / "out" / "notes.txt").write_text("mine")
     for command in (
         ("make_diff", "--path_raw", models / "base", "--path_tuned", models / "tuned", "--path_diff", tmp_path / "out"),
-        ("recover", "--path_raw", models / "base", "--path_diff", models / "diff", "--path_tuned", tmp_path / "out"),
+        recover_arguments(models / "base", models / "diff", tmp_path / "out"),
     ):
         assert f"{tmp_path / 'out'}: in use; nothing in it was touched" in fails(*command)
     assert contents(tmp_path) == {"out/notes.txt": b"mine"}
@@ -299,15 +309,7 @@ def test_two_runs_do_not_write_to_one_place(models, tmp_path):
     partial.mkdir()
     lock = os.open(partial, os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_EX)
-    arguments = [
-        "recover",
-        "--path_raw",
-        models / "base",
-        "--path_diff",
-        models / "diff",
-        "--path_tuned",
-        tmp_path / "out",
-    ]
+    arguments = recover_arguments(models / "base", models / "diff", tmp_path / "out")
     assert "another run is writing there" in fails(*arguments)
     assert partial.exists()
     os.close(lock)
@@ -316,15 +318,7 @@ def test_two_runs_do_not_write_to_one_place(models, tmp_path):
 
 
 def test_what_another_user_keeps_where_a_run_would_write_is_left_alone(models, tmp_path):
-    arguments = [
-        "recover",
-        "--path_raw",
-        models / "base",
-        "--path_diff",
-        models / "diff",
-        "--path_tuned",
-        tmp_path / "out",
-    ]
+    arguments = recover_arguments(models / "base", models / "diff", tmp_path / "out")
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs" / "file").write_text("theirs")
     partial = tmp_path / "out.weight_diff-partial"
@@ -341,9 +335,7 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(models, 
     usage = shutil.disk_usage(tmp_path)._replace(free=100_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     monkeypatch.setattr(checkpoint, "ShardWriter", lambda *_: pytest.fail("began to write"))
-    line = fails(
-        "recover", "--path_raw", models / "base", "--path_diff", models / "diff", "--path_tuned", tmp_path / "out"
-    )
+    line = fails(*recover_arguments(models / "base", models / "diff", tmp_path / "out"))
     assert f"{tmp_path}: 0.53 MB needed, 0.10 MB free" in line
     assert list(tmp_path.iterdir()) == []
 
@@ -362,18 +354,15 @@ def small_disk(tmp_path):
 def test_a_disk_that_fills_up_meanwhile_is_one_line_and_leaves_nothing(models, small_disk, monkeypatch):
     usage = shutil.disk_usage(small_disk)._replace(free=10**9)  # as if another process took the rest
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    line = fails(
-        "recover", "--path_raw", models / "base", "--path_diff", models / "diff", "--path_tuned", small_disk / "out"
-    )
+    line = fails(*recover_arguments(models / "base", models / "diff", small_disk / "out"))
     assert "No space left on device. Free some space and run it again." in line
     assert list(small_disk.iterdir()) == []
 
 
 def test_a_limit_on_file_sizes_is_one_line_and_leaves_nothing(models, tmp_path):
-    script = [sys.executable, ROOT / "weight_diff.py"]
-    paths = ["--path_raw", models / "base", "--path_diff", models / "diff", "--path_tuned", tmp_path / "out"]
+    arguments = recover_arguments(models / "base", models / "diff", tmp_path / "out")
     result = subprocess.run(
-        [*script, "recover", *paths],
+        [sys.executable, ROOT / "weight_diff.py", *arguments],
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
         capture_output=True,
         text=True,

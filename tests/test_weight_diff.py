@@ -40,25 +40,26 @@ from checkpoint import open_checkpoint
 FLOAT_TYPES = {torch.float32: torch.int32, torch.float16: torch.int16, torch.bfloat16: torch.int16}
 
 
-@pytest.fixture(scope="session")
-def llama(tmp_path_factory):
-    """Folders of a LLaMA: base (float16), tuned (float32, several shards), diff and exact_diff between them."""
-    path = tmp_path_factory.mktemp("llama")
-    as_type(tiny_models.save_llama(path / "original"), path / "base", torch.float16)
+def save_models(path, save):
+    """Save base (float16), tuned (float32, several shards) and the diff between them in folders of path."""
+    as_type(save(path / "original"), path / "base", torch.float16)
     tune(path / "base", path / "tuned", max_shard_size="150KB")
     make_diff(path / "base", path / "tuned", path / "diff")
+    return path
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory):
+    """Folders of a LLaMA: original (float32), base, tuned, diff, and exact_diff."""
+    path = save_models(tmp_path_factory.mktemp("llama"), tiny_models.save_llama)
     make_diff(path / "base", path / "tuned", path / "exact_diff", "--exact", "True")
     return path
 
 
 @pytest.fixture(scope="session")
 def opt(tmp_path_factory):
-    """The same of an OPT, whose output embedding is its input embedding."""
-    path = tmp_path_factory.mktemp("opt")
-    as_type(tiny_models.save_opt(path / "original"), path / "base", torch.float16)
-    tune(path / "base", path / "tuned", max_shard_size="150KB")
-    make_diff(path / "base", path / "tuned", path / "diff")
-    return path
+    """The same of an OPT, whose output embedding is its input embedding, without exact_diff."""
+    return save_models(tmp_path_factory.mktemp("opt"), tiny_models.save_opt)
 
 
 # ---- The numbers ----

@@ -1,0 +1,28 @@
+"""What the benchmarks share: a measurement in a process of its own, and the median of several."""
+
+# Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
+
+import json
+import os
+import statistics
+import subprocess
+
+
+def result_of(command: list[str]) -> dict:
+    """The JSON object in the last line that a command prints; ends this process with its errors where it fails."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    out = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    if out.returncode:
+        raise SystemExit(out.stderr[-3000:])
+    return json.loads(out.stdout.strip().splitlines()[-1])
+
+
+def median_of(results: list[dict], key: str) -> dict:
+    """The first result with the median of all under key, and (least, most) under "spread"."""
+    values = [result[key] for result in results]
+    return {**results[0], key: statistics.median(values), "spread": (min(values), max(values))}
+
+
+def largest_difference(losses: list[float], reference: list[float]) -> float:
+    """Of the losses of two runs, step by step."""
+    return max(abs(a - b) for a, b in zip(losses, reference, strict=True))
