@@ -141,7 +141,7 @@ def nearest_neighbours(instructions: list[str], num_cpus: int = 1) -> np.ndarray
         rows = slice(start, start + ROWS_AT_ONCE)
         # Each pair once: a row's own maximum and, transposed, that of the instructions behind it.
         scores = lcs_table(codes[rows], codes[start:], num_cpus)
-        scores = 2 * scores / np.maximum(lengths[rows, None] + lengths[start:], 1)
+        scores = 2 * (scores / np.maximum(lengths[rows, None] + lengths[start:], 1))  # 2 * uint8 may overflow
         np.fill_diagonal(scores, 0)
         nearest[rows] = np.maximum(nearest[rows], scores.max(axis=1))
         nearest[start:] = np.maximum(nearest[start:], scores.max(axis=0))

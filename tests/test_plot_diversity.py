@@ -227,6 +227,12 @@ def test_the_nearest_neighbour_may_be_far_away_in_a_long_list():
     assert not nearest[1:299].any()
 
 
+def test_the_nearest_neighbour_of_a_very_long_instruction_is_found():
+    long = " ".join(f"w{i}" for i in range(140))
+    nearest = plot_diversity.nearest_neighbours([long, f"{long} more", "other words"])
+    assert nearest == pytest.approx(np.array([280 / 281, 280 / 281, 0]))
+
+
 # --- the command ---
 
 
