@@ -17,7 +17,7 @@ alpaca: .venv/installed
 	@echo "== 2 of 5: fine-tune a tiny LLaMA from random weights on alpaca_data.json"
 	$(BIN)/python train.py --config configs/quick-start.yaml --data_path ./alpaca_data.json --output_dir $(OUT)/model
 	@echo "== 3 of 5: publish it as a difference to the weights it started from"
-	$(BIN)/python configs/make_tiny_llama.py base --output_dir $(OUT)/base
+	$(BIN)/python -m configs.make_tiny_llama base --output_dir $(OUT)/base
 	$(BIN)/python weight_diff.py make_diff --path_raw $(OUT)/base --path_tuned $(OUT)/model --path_diff $(OUT)/diff --exact True
 	@echo "== 4 of 5: recover it from base and difference"
 	$(BIN)/python weight_diff.py recover --path_raw $(OUT)/base --path_diff $(OUT)/diff --path_tuned $(OUT)/recovered --test_inference False

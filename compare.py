@@ -19,11 +19,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import inference
-from append_only import AppendOnlyFile, read_settings_and_rows
-from evaluation_files import Pair, Task, load_pairs, load_tasks, prediction
-from inference import Decoding
-from preferences import human_table, judge_table
+from alpaca.evaluation.predictions import Pair, Task, load_pairs, load_tasks, prediction
+from alpaca.evaluation.win_rate import human_table, judge_table
+from alpaca.inference import local
+from alpaca.inference.local import Decoding
+from alpaca.row_files import AppendOnlyFile, read_settings_and_rows
 from utils import UserError, format_prompt, jdump, jload, read_text, run_commands
 
 # ---- Responses ----
@@ -120,10 +120,10 @@ def local_responses(
     model_name_or_path: str, cache_dir: str | None, decoding: Decoding, tasks: dict[int, Task], batch_size: int, seed
 ) -> Iterator[tuple[int, str, str]]:
     """(index, response, finish reason) of each task, as the responses end."""
-    local = inference.load_model(model_name_or_path, cache_dir)
+    model = local.load_model(model_name_or_path, cache_dir)
     indices = list(tasks)
     prompts = [format_prompt(task.instruction, task.input) for task in tasks.values()]
-    for i, output, finish_reason in inference.generate(local, prompts, decoding, batch_size, seed):
+    for i, output, finish_reason in local.generate(model, prompts, decoding, batch_size, seed):
         yield indices[i], output, finish_reason
 
 
@@ -131,7 +131,7 @@ def ask_for_responses(
     model_name: str, api: str, decoding: Decoding, tasks: dict[int, Task], max_concurrent_requests: int
 ) -> Iterator[tuple[int, str, str | None]]:
     """(index, response, finish reason) of each task, as a server's answers arrive."""
-    from server_model import chat_message
+    from alpaca.inference.server import chat_message
 
     def texts(index: int) -> tuple[str, str]:
         task = tasks[index]
@@ -146,7 +146,7 @@ def ask_concurrently(model_name: str, api: str, decoding: Decoding, items, texts
     """(item, (text, finish reason)) for every item, as a server answers; texts(item) is its message and its prompt."""
     from tqdm import tqdm
 
-    from server_model import ServerModel, as_answered
+    from alpaca.inference.server import ServerModel, as_answered
 
     model = ServerModel(model_name, api, decoding, notice=lambda text: tqdm.write(text, file=sys.stderr))
     # An event loop that is driven from here, so that the caller's loop is a plain one.
@@ -283,8 +283,8 @@ def human(
         host: address to serve at; 0.0.0.0 lets in whoever reaches this machine.
         port: port to serve at.
     """
-    from rating_page import CSS, BlindEvaluation, build_page, keyboard
-    from web_page import check_port, serve
+    from alpaca.evaluation.rating_page import CSS, BlindEvaluation, build_page, keyboard
+    from alpaca.inference.web_page import check_port, serve
 
     names, pairs = load_pairs(predictions_1, predictions_2)
     check_port(host, port)

@@ -15,7 +15,7 @@ import asyncio
 import html
 import sys
 
-from inference import Decoding, load_model, stream
+from alpaca.inference.local import Decoding, load_model, stream
 from utils import UserError, format_prompt, run_commands
 
 NOTICE = (
@@ -56,7 +56,7 @@ def responder(model_name_or_path: str | None, model_name: str | None, api: str, 
 
         return respond
 
-    from server_model import ServerModel, chat_message
+    from alpaca.inference.server import ServerModel, chat_message
 
     def notice(text: str) -> None:
         print(text, file=sys.stderr)
@@ -191,7 +191,7 @@ def web(
         api: how to ask a server; completions, chat, or auto, which begins with chat.
         cache_dir: where models from the Hub are kept.
     """
-    from web_page import check_port, serve
+    from alpaca.inference.web_page import check_port, serve
 
     Decoding(max_new_tokens, temperature, top_p).check()
     if max_concurrent_generations < 1:
@@ -204,7 +204,7 @@ def web(
 
 def build_page(respond, defaults: Decoding, max_concurrent_generations: int):
     """The page: instruction, input, the response as it is written, and how it is decoded."""
-    from web_page import import_gradio
+    from alpaca.inference.web_page import import_gradio
 
     gr = import_gradio()
 

@@ -21,11 +21,11 @@ import sys
 import time
 import types
 
-from journal import TaskFiles
-from task_list import LAST_TASK_NUMBER, encode_prompt, parse_completion, strip_repeated_label
-from task_list import find_word_in_string as find_word_in_string  # public here, as in the original
-from task_list import post_process_gpt3_response as post_process_gpt3_response
-from teacher import OnePromptPerRequest, Teacher
+from alpaca.generation.task_files import TaskFiles
+from alpaca.generation.task_list import LAST_TASK_NUMBER, encode_prompt, parse_completion, strip_repeated_label
+from alpaca.generation.task_list import find_word_in_string as find_word_in_string  # public here, as in the original
+from alpaca.generation.task_list import post_process_gpt3_response as post_process_gpt3_response
+from alpaca.generation.teacher import OnePromptPerRequest, Teacher
 from utils import UserError, read_text, run_commands
 
 MAX_FRUITLESS_REQUESTS = 20  # in a row without a task kept; more would burn money for nothing
@@ -302,7 +302,7 @@ def _generate(flags: dict, seed_tasks: list[dict], files: TaskFiles) -> None:
     """Run a Generation with its progress bar, and print its table whatever its end."""
     from tqdm import tqdm
 
-    from novelty import NoveltyFilter
+    from alpaca.generation.novelty import NoveltyFilter
 
     def notice(text: str) -> None:
         tqdm.write(text, file=sys.stderr)

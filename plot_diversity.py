@@ -23,9 +23,9 @@ from pathlib import Path
 
 import numpy as np
 
-import root_verbs
-from example_files import read_rows
-from novelty import nearest_neighbours
+from alpaca.examples import read_rows
+from alpaca.generation import root_verbs
+from alpaca.generation.novelty import nearest_neighbours
 from utils import UserError, did_you_mean, run_commands
 
 NUM_VERBS = 20

@@ -28,14 +28,12 @@ import transformers
 from torch.utils.data import Dataset
 from transformers.trainer_pt_utils import BatchRebalanceSampler
 
-import adapters
-import memory_table
-import tokenization
-from adapters import LoraArguments
-from example_files import load_examples
-from response_loss import compute_loss_on_response_only
-from training_checkpoints import CheckpointingTrainer, SaveAndStopOnSigterm, checkpoint_to_resume
-from training_flags import ModelArguments, TrainingArguments, parse_arguments, say
+from alpaca.examples import load_examples
+from alpaca.training import adapters, memory, tokenization
+from alpaca.training.adapters import LoraArguments
+from alpaca.training.arguments import ModelArguments, TrainingArguments, parse_arguments, say
+from alpaca.training.checkpoints import CheckpointingTrainer, SaveAndStopOnSigterm, checkpoint_to_resume
+from alpaca.training.response_loss import compute_loss_on_response_only
 from utils import PROMPT_INPUT, PROMPT_NO_INPUT, UserError, format_prompt, jload
 
 IGNORE_INDEX = -100
@@ -427,7 +425,7 @@ def start_deepspeed_on_cpu(training_args: TrainingArguments) -> None:
 def show_memory_table(meta_model, lora_args: LoraArguments, training_args: TrainingArguments) -> None:
     num_parameters = sum(parameter.numel() for parameter in meta_model.parameters())
     num_adapters = adapters.num_adapter_parameters(lora_args, meta_model)
-    text, warning = memory_table.table(
+    text, warning = memory.table(
         num_parameters=num_parameters + num_adapters,
         num_trained=num_adapters or num_parameters,
         local_world_size=int(os.environ.get("LOCAL_WORLD_SIZE", 1)),

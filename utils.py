@@ -24,6 +24,8 @@ from pathlib import Path
 if typing.TYPE_CHECKING:
     import openai
 
+ROOT = Path(__file__).parent  # files that ship with the project are found from any folder
+
 # A request that fails for a passing reason is sent again, with waits of 0.5 s, 1 s, 2 s, ... in the mean.
 MAX_RETRIES = 7  # in a row, so that an outage of about a minute is outlasted
 FIRST_WAIT_SEC = 0.5

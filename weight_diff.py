@@ -16,11 +16,10 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-import checkpoint
-import completion
-import proof
-from checkpoint import ITEMSIZE, Shards, ShardWriter, StoredTensor, bytes_of, new_directory, size_text
-from tensor_pairs import (
+from alpaca.weights import completion, model_files
+from alpaca.weights import manifest as proof
+from alpaca.weights.model_files import ITEMSIZE, Shards, ShardWriter, StoredTensor, bytes_of, new_directory, size_text
+from alpaca.weights.pairs import (
     Architecture,
     Pair,
     add_twice_where_subtracted_twice,
@@ -77,7 +76,7 @@ def check_device(device: str) -> None:
 
 def open_model(path: str, prefix: str = "") -> tuple[dict[str, StoredTensor], dict[str, StoredTensor]]:
     """The tensors of a checkpoint, and its rotary buffers apart."""
-    tensors = checkpoint.open_checkpoint(path, prefix)
+    tensors = model_files.open_checkpoint(path, prefix)
     buffers = {name: tensor for name, tensor in tensors.items() if name.endswith(ROTARY_BUFFER)}
     return {name: tensor for name, tensor in tensors.items() if name not in buffers}, buffers
 
@@ -96,8 +95,8 @@ def lay_out(pairs: list[Pair], exact: bool, prefix: str) -> Shards:
 
 def announce(pairs: list[Pair], shards: Shards, target: str | None) -> None:
     """Say what is about to be written, and where the base model gains a row."""
-    size = f"{size_text(checkpoint.total_bytes(shards))} to {target}" if target else "nothing (no --path_tuned)"
-    print(f"{checkpoint.total_numel(shards):,} parameters in {len(pairs)} tensors; writing {size}.")
+    size = f"{size_text(model_files.total_bytes(shards))} to {target}" if target else "nothing (no --path_tuned)"
+    print(f"{model_files.total_numel(shards):,} parameters in {len(pairs)} tensors; writing {size}.")
     if longer := [pair.name for pair in pairs if pair.base_numel < pair.source.numel]:
         print(f"The base model has no pad token: {' and '.join(longer)} gain a row for [PAD], the mean of the others.")
 
@@ -109,11 +108,11 @@ def write_small_files(directory: Path, files: dict[str, bytes], shards: Shards, 
     """
     prefix = EXACT_PREFIX if next(iter(shards)).startswith(EXACT_PREFIX) else ""
     if shards.keys() != {f"{prefix}model.safetensors"}:
-        new_index = checkpoint.index_of({name.removeprefix(prefix): layout for name, layout in shards.items()})
+        new_index = model_files.index_of({name.removeprefix(prefix): layout for name, layout in shards.items()})
         is_same = index is not None and json.loads(index)["weight_map"] == json.loads(new_index)["weight_map"]
-        checkpoint.write_file(directory / f"{prefix}model.safetensors.index.json", index if is_same else new_index)
+        model_files.write_file(directory / f"{prefix}model.safetensors.index.json", index if is_same else new_index)
     for name in sorted(files, key="config.json".__eq__):
-        checkpoint.write_file(directory / name, files[name])
+        model_files.write_file(directory / name, files[name])
 
 
 def read_index(path: str, prefix: str = "") -> bytes | None:
@@ -146,9 +145,9 @@ def make_diff(path_raw: str, path_tuned: str, path_diff: str, device: str = "cpu
         device: cpu or cuda: where the arithmetic is done.
         exact: store differences of bit patterns in the tuned model's own type; it will be recovered bit for bit.
     """
-    with checkpoint.os_errors_in_one_line(), one_torch_thread():
+    with model_files.os_errors_in_one_line(), one_torch_thread():
         check_device(device)
-        checkpoint.check_unused(path_diff)
+        model_files.check_unused(path_diff)
         base, base_buffers = open_model(path_raw)
         tuned, tuned_buffers = open_model(path_tuned)
         architecture = read_architecture(path_tuned)
@@ -161,12 +160,12 @@ def make_diff(path_raw: str, path_tuned: str, path_diff: str, device: str = "cpu
         announce(pairs, shards, path_diff)
         if left_out := sorted((tuned.keys() | tuned_buffers.keys()) - {pair.name for pair in pairs}):
             print(f"{len(left_out)} tensors that are no part of the model are left out: {left_out[0]}, ...")
-        with new_directory(path_diff, checkpoint.total_bytes(shards)) as directory:
+        with new_directory(path_diff, model_files.total_bytes(shards)) as directory:
             writer = ShardWriter(directory, shards)
             work = functools.partial(subtract_pair, exact=exact, device=device, write=writer.write)
             records = stream(work, pairs, "make_diff", sum(pair.nbytes for pair in pairs))
             headers = writer.finish()
-            files = checkpoint.small_files(path_tuned)
+            files = model_files.small_files(path_tuned)
             if not exact:
                 files["config.json"] = float32_config(files["config.json"], False if architecture.tied else None)
             write_small_files(directory, files, shards, read_index(path_tuned) if exact else None)
@@ -272,10 +271,10 @@ def recover(
         check_integrity_naively: for the published Alpaca-7B diff, compare the sum of all values with the known one.
             A diff with a manifest is checked by SHA-256 in any case.
     """
-    with checkpoint.os_errors_in_one_line(), one_torch_thread():
+    with model_files.os_errors_in_one_line(), one_torch_thread():
         check_device(device)
         if path_tuned is not None:
-            checkpoint.check_unused(path_tuned)
+            model_files.check_unused(path_tuned)
         manifest = proof.read_manifest(path_diff)
         pairs, check_sum = plan_recovery(path_raw, path_diff, manifest, check_integrity_naively)
         exact = manifest is not None and manifest["exact"]
@@ -288,7 +287,7 @@ def recover(
             write = functools.partial(completion.copy_into, state_dict)
             add_pairs(pairs, manifest, device, write, check_sum)
         else:
-            with new_directory(path_tuned, checkpoint.total_bytes(shards)) as directory:
+            with new_directory(path_tuned, model_files.total_bytes(shards)) as directory:
                 writer = ShardWriter(directory, shards)
                 add_pairs(pairs, manifest, device, writer.write, check_sum)
                 writer.finish()
@@ -380,7 +379,7 @@ def add_pair(
 
 def recovered_files(path_diff: str, manifest: dict | None) -> dict[str, bytes]:
     """Configuration and tokenizer of the recovered model: the tuned model's."""
-    files = checkpoint.small_files(path_diff)
+    files = model_files.small_files(path_diff)
     if not (manifest and manifest["exact"]):
         files["config.json"] = float32_config(files["config.json"], True if manifest and manifest["tied"] else None)
     return files

@@ -1,6 +1,6 @@
 """Examples per second of train.py on the CPU with one process and with two ranks, under DDP and under FSDP.
 
-python benchmarks/distributed.py [--data_path alpaca_data.json] [--num_steps 4] [--repeats 2]
+python -m benchmarks.distributed [--data_path alpaca_data.json] [--num_steps 4] [--repeats 2]
 
 Real commands: python train.py and torchrun --nproc_per_node=2 train.py, with a clock at each logged step; the first
 step is left out. A LLaMA of 9 million parameters (benchmarks/training.py makes it), float32, global batch 64 in
@@ -22,11 +22,10 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
 os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed looks for a GPU and says that there is none
 
-from measure import largest_difference, median_of  # noqa: E402
+from benchmarks.measure import largest_difference, median_of
+from utils import ROOT
 
 GLOBAL_BATCH, MICRO_BATCH = 64, 8
 SHARDED = "--fsdp full_shard --fsdp_transformer_layer_cls_to_wrap LlamaDecoderLayer".split()
@@ -61,7 +60,7 @@ def measure(setting: str, folder: Path, data_path: str, num_steps: int) -> dict:
     num_processes, num_threads, flags = SETTINGS[setting]
     with tempfile.TemporaryDirectory() as output_dir:
         times_path = Path(output_dir) / "times.json"
-        command = [sys.executable, __file__, "--clock", str(times_path)]
+        command = [sys.executable, "-m", "benchmarks.distributed", "--clock", str(times_path)]
         if num_processes > 1:
             with socket.socket() as s:
                 s.bind(("127.0.0.1", 0))
@@ -96,7 +95,8 @@ def main() -> None:
     arguments = parser.parse_args()
     import torch
     import transformers
-    from training import make_model
+
+    from benchmarks.training import make_model
 
     with tempfile.TemporaryDirectory() as folder:
         make_model(Path(folder), arguments.data_path)

@@ -1,6 +1,6 @@
 """How long plot_diversity.py takes for 52,000 instructions, and how often its root verbs and objects are right.
 
-Run, from the repository root: python benchmarks/diversity.py
+Run, from the repository root: python -m benchmarks.diversity
 Printed: two tables, then one line of JSON. With spaCy and an English model installed, its parser is measured as well.
 
 The instructions are made of the labelled ones in tests/fixtures: the first half of one, the second half of another.
@@ -16,16 +16,13 @@ import os
 import platform
 import random
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
-
-import plot_diversity  # noqa: E402
-import root_verbs  # noqa: E402
+import plot_diversity
+from alpaca.generation import root_verbs
+from utils import ROOT
 
 NUM_INSTRUCTIONS = 52_002
 NUM_RUNS = 3

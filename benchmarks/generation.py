@@ -1,6 +1,6 @@
 """The generator against a server with 1 s latency: requests per second, beside the most that 8 in flight allow.
 
-python benchmarks/generation.py [--num_requests 240]
+python -m benchmarks.generation [--num_requests 240]
 
 regen.json holds 52,000 tasks to begin with, so each new task is scored against 52,000 instructions and more; a request
 carries five prompts, an answer five completions of 17 tasks. The server and the generator share this machine. Prints
@@ -21,13 +21,10 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-from generation_data import answers_with, write_inputs  # noqa: E402
-from openai_server import OpenAIServer  # noqa: E402
-
-from benchmarks.novelty import make_instructions  # noqa: E402
+from benchmarks.novelty import make_instructions
+from data.openai_server import OpenAIServer
+from tests.helpers.generation_data import answers_with, write_inputs
+from utils import ROOT
 
 NUM_KNOWN, LATENCY_SEC, NUM_IN_FLIGHT, TASKS_PER_PROMPT, TASKS_PER_REQUEST = 52_000, 1.0, 8, 17, 85
 

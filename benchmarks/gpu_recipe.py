@@ -1,6 +1,6 @@
 """The LLaMA-7B recipe on one device: tokens per second, peak memory, share of the device's peak, projected hours.
 
-python benchmarks/gpu_recipe.py [--shape 7b|tiny] [--num_steps 5] [--micro_batch 16] [--data_path alpaca_data.json]
+python -m benchmarks.gpu_recipe [--shape 7b|tiny] [--num_steps 5] [--micro_batch 16] [--data_path alpaca_data.json]
     [--no-gradient_checkpointing] [--torch_compile]
 
 Random weights of the model's shape, real examples, global batch 128, bfloat16 arithmetic on float32 weights, AdamW,
@@ -14,19 +14,15 @@ null for its share. Ends with a line of JSON.
 
 import argparse
 import json
-import sys
 import tempfile
 import time
-from pathlib import Path
 
 import torch
 import transformers
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
-
-import train  # noqa: E402
-from response_loss import compute_loss_on_response_only  # noqa: E402
+import train
+from alpaca.training.response_loss import compute_loss_on_response_only
+from utils import ROOT
 
 # Dense bfloat16 FLOP/s from the makers' data sheets.
 PEAK_FLOPS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12, "L40S": 362e12, "MI300X": 1307e12}

@@ -1,6 +1,6 @@
 """Responses per second of `compare.py generate` on the CPU, beside a plain loop of model.generate, prompt by prompt.
 
-python benchmarks/inference.py
+python -m benchmarks.inference
 
 The loop gets a model that is loaded already; the command's time includes loading it, and saving each response. Random
 LLaMA models of 0.1 and 100 million parameters, greedy; enough tokens end a text that responses differ in length.
@@ -14,7 +14,6 @@ import json
 import platform
 import random
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -22,13 +21,9 @@ from pathlib import Path
 import torch
 import transformers
 
-ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-import tiny_models  # noqa: E402
-
-from compare import generate  # noqa: E402
-from utils import format_prompt  # noqa: E402
+from compare import generate
+from configs import tiny_models
+from utils import format_prompt
 
 NUM_TASKS = 32
 MAX_NEW_TOKENS = 96

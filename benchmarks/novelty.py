@@ -1,6 +1,6 @@
 """The novelty filter: seconds to judge each of 52,000 instructions against all kept before it, beside rouge-score.
 
-python benchmarks/novelty.py [--num_instructions 52000] [--repeats 3]
+python -m benchmarks.novelty [--num_instructions 52000] [--repeats 3]
 
 Decisions, means and the ten most similar instructions are included, as in a real run: batches of 85 (five prompts of
 17 tasks) are judged one after the other, and what is kept becomes known. The instructions are made up: lengths as in
@@ -20,12 +20,9 @@ import random
 import resource
 import sys
 import time
-from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
-
-from measure import median_of, result_of  # noqa: E402
+from benchmarks.measure import median_of, result_of
+from utils import ROOT
 
 NUM_SEEDS, BATCH_SIZE, VOCABULARY = 175, 85, 20_000
 
@@ -47,7 +44,7 @@ def make_instructions(num_instructions: int) -> list[str]:
 def measure_filter(num_instructions: int, num_cpus: int) -> dict:
     """One pass over all instructions in this process, bound to num_cpus cores."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:num_cpus])
-    from novelty import NoveltyFilter
+    from alpaca.generation.novelty import NoveltyFilter
 
     instructions = make_instructions(NUM_SEEDS + num_instructions)
     memory_before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -77,7 +74,7 @@ def measure_rouge_score(num_instructions: int) -> dict:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
     from rouge_score import rouge_scorer
 
-    from novelty import tokenize
+    from alpaca.generation.novelty import tokenize
 
     rng = random.Random(1)
     tokens = [tokenize(text) for text in make_instructions(num_instructions)]
@@ -92,7 +89,7 @@ def measure_rouge_score(num_instructions: int) -> dict:
 
 def repeat(repeats: int, *arguments) -> dict:
     """The median measurement of several processes."""
-    command = [sys.executable, __file__, "--measure", *map(str, arguments)]
+    command = [sys.executable, "-m", "benchmarks.novelty", "--measure", *map(str, arguments)]
     return median_of([result_of(command) for _ in range(repeats)], "sec")
 
 

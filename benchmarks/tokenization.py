@@ -1,6 +1,6 @@
 """Seconds to tokenize 52,000 examples with their labels: one call per text, SupervisedDataset, and its next start.
 
-python benchmarks/tokenization.py [--data_path alpaca_data.json] [--tokenizer <folder>] [--repeats 3]
+python -m benchmarks.tokenization [--data_path alpaca_data.json] [--tokenizer <folder>] [--repeats 3]
 
 The examples of the file are repeated, each with its number in it, until there are 52,000. Without --tokenizer, two are
 made from the data, 16,000 words each: LLaMA's kind (BPE over the whole text) and OPT's (BPE over words). One call per
@@ -20,17 +20,15 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
-
-from measure import median_of, result_of  # noqa: E402
+from benchmarks.measure import median_of, result_of
+from utils import ROOT
 
 NUM_EXAMPLES, VOCAB_SIZE, MODEL_MAX_LENGTH = 52_000, 16_000, 512
 
 
 def make_data(data_path: str, path: Path) -> list[str]:
     """Save NUM_EXAMPLES examples to path and return their texts."""
-    from example_files import load_examples
+    from alpaca.examples import load_examples
     from utils import format_prompt, jdump
 
     given = load_examples(data_path)
@@ -44,7 +42,8 @@ def make_data(data_path: str, path: Path) -> list[str]:
 def make_tokenizer(kind: str, texts: list[str], folder: Path) -> None:
     """Train a tokenizer of LLaMA's or OPT's kind and save it as from_pretrained loads it."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-    from training import SPECIAL_TOKENS, byte_level_tokenizer, save_tokenizer
+
+    from benchmarks.training import SPECIAL_TOKENS, byte_level_tokenizer, save_tokenizer
 
     if kind == "OPT":
         save_tokenizer(byte_level_tokenizer(texts, VOCAB_SIZE), folder)
@@ -70,7 +69,7 @@ def make_tokenizer(kind: str, texts: list[str], folder: Path) -> None:
 
 
 def one_call_per_text(data_path: str, tokenizer) -> tuple[list[list[int]], list[int]]:
-    from example_files import load_examples
+    from alpaca.examples import load_examples
     from utils import format_prompt
 
     input_ids, source_lens = [], []
@@ -112,7 +111,16 @@ def repeat(repeats: int, way: str, data_path: Path, folder: Path) -> dict:
         for _ in range(repeats + (way == "next start")):
             if way == "SupervisedDataset":
                 cache_dir = tempfile.mkdtemp(dir=data_path.parent)  # an empty cache for each
-            command = [sys.executable, __file__, "--measure", way, str(data_path), str(folder), cache_dir]
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.tokenization",
+                "--measure",
+                way,
+                str(data_path),
+                str(folder),
+                cache_dir,
+            ]
             results.append(result_of(command))
     return {"way": way, **median_of(results[-repeats:], "sec")}
 

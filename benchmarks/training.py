@@ -1,6 +1,6 @@
 """Examples per second, peak memory and loss of three trainers on one model, data, seed and global batch, on the CPU.
 
-python benchmarks/training.py [--data_path alpaca_data.json ...] [--num_steps 3] [--repeats 2]
+python -m benchmarks.training [--data_path alpaca_data.json ...] [--num_steps 3] [--repeats 2]
 
 (a) transformers.Trainer with random sampling, padding and its own loss; (b) TRL's SFTTrainer for prompt-completion
 data, as it comes and with its length grouping; (c) train.py's AlpacaTrainer. A LLaMA of 9 million parameters, float32,
@@ -20,11 +20,10 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
 os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed looks for a GPU and says that there is none
 
-from measure import largest_difference, median_of, result_of  # noqa: E402
+from benchmarks.measure import largest_difference, median_of, result_of
+from utils import ROOT
 
 VARIANTS = {
     "a plain": "transformers.Trainer",
@@ -69,7 +68,7 @@ def make_model(folder: Path, data_path: str) -> None:
     import torch
     import transformers
 
-    from example_files import load_examples
+    from alpaca.examples import load_examples
     from utils import format_prompt
 
     examples = load_examples(data_path)
@@ -103,7 +102,7 @@ def make_trainer(variant: str, folder: str, data_path: str, arguments: dict):
     import transformers
 
     import train
-    from example_files import load_examples
+    from alpaca.examples import load_examples
     from utils import format_prompt
 
     tokenizer = train.load_tokenizer(folder, None, 512)[0]
@@ -163,8 +162,7 @@ def run(variant: str, micro_batch: int, num_steps: int, folder: str, data_path: 
 
 def in_a_process(variant: str, micro_batch: int, num_steps: int, folder: str, data_path: str) -> dict:
     call = f"run({variant!r}, {micro_batch}, {num_steps}, {folder!r}, {data_path!r})"
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from training import run; {call}"
-    return result_of([sys.executable, "-c", code])
+    return result_of([sys.executable, "-c", f"from benchmarks.training import run; {call}"])
 
 
 def length_summary(folder: str, data_path: str) -> str:

@@ -1,6 +1,6 @@
 """Memory and time of weight_diff.py on a model of 1.2 billion parameters and on one of half the size.
 
-  python benchmarks/weight_diff.py --folder /tmp/weight_diff_benchmark | tee benchmarks/results/weight_diff.txt
+  python -m benchmarks.weight_diff --folder /tmp/weight_diff_benchmark | tee benchmarks/results/weight_diff.txt
 
 The base is float16, the tuned model float32, both LLaMAs with random weights in several shards. Each command is a
 process of its own; its peak memory is the largest resident set that the kernel saw, imports included. Beside it
@@ -24,7 +24,8 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+from utils import ROOT
+
 VOCABULARY = 32000
 LAYERS = {"whole": 22, "half": 10}
 
@@ -88,7 +89,7 @@ def timed(command: list, output: Path, warm: list[Path]) -> dict:
 def benchmark(folder: Path, repeats: int, with_plain: bool) -> list[dict]:
     """All commands on the models in folder, in rounds, so that each has its share of good and bad moments."""
     base, tuned, diff, recovered = (folder / name for name in ("base", "tuned", "diff", "recovered"))
-    copy, script, plain = folder / "copy", ROOT / "weight_diff.py", ROOT / "tests" / "plain_weight_diff.py"
+    copy, script, plain = folder / "copy", ROOT / "weight_diff.py", ROOT / "benchmarks" / "plain_weight_diff.py"
     make = [sys.executable, script, "make_diff", "--path_raw", base, "--path_tuned", tuned, "--path_diff", diff]
     back = [sys.executable, script, "recover", "--path_raw", base, "--path_diff", diff, "--path_tuned", recovered]
     back += ["--test_inference", "False"]
@@ -163,7 +164,15 @@ def main() -> None:
         for size, num_layers in LAYERS.items():
             folder = arguments.folder / size
             # In a process of its own: the kernel counts this process's memory as that of those it starts.
-            save = [sys.executable, __file__, "--folder", folder, "--save_models", str(num_layers)]
+            save = [
+                sys.executable,
+                "-m",
+                "benchmarks.weight_diff",
+                "--folder",
+                folder,
+                "--save_models",
+                str(num_layers),
+            ]
             subprocess.run(save, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             rows = benchmark(folder, arguments.repeats, not arguments.without_plain)
             index = json.loads((folder / "tuned" / "model.safetensors.index.json").read_text())

@@ -1,7 +1,7 @@
 """The tiny model of the quick start: a LLaMA of 3 million parameters with a tokenizer trained on our data.
 
-python configs/make_tiny_llama.py config
-python configs/make_tiny_llama.py base --output_dir out/base
+python -m configs.make_tiny_llama config
+python -m configs.make_tiny_llama base --output_dir out/base
 
 The first writes configs/tiny-llama: configuration and tokenizer, no weights; `train.py --init_from_config True` starts
 from random ones. The second writes the model with the very weights that it starts from. The tokenizer has the parts
@@ -10,14 +10,7 @@ of LLaMA's: <s> before every text, </s>, <unk>, no pad token.
 
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
-import sys
-from pathlib import Path
-
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
-
-
-from utils import format_prompt, run_commands  # noqa: E402
+from utils import ROOT, format_prompt, run_commands
 
 FOLDER = ROOT / "configs" / "tiny-llama"
 
@@ -27,7 +20,7 @@ def config() -> None:
     import transformers
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-    from example_files import load_examples
+    from alpaca.examples import load_examples
 
     examples = load_examples(str(ROOT / "alpaca_data.json"))
     texts = [format_prompt(example["instruction"], example["input"]) + example["output"] for example in examples]

@@ -3,7 +3,7 @@
 python -m data.build alpaca_data
 python -m data.build replay --num_instructions_to_generate 100 --output_dir out/quick_start
 
-The first lets generate_instruction.py ask a local server that plays all of tests/fixtures/teacher_completions.jsonl,
+The first lets generate_instruction.py ask a local server that plays all of data/teacher_completions.jsonl,
 applies data/corrections.json to what the generator kept, and writes alpaca_data.json. The second stops after the
 generator, and leaves its regen.json in <output_dir>.
 """
@@ -17,10 +17,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from data.record import COMPLETIONS_PATH, NUM_PROMPT_INSTRUCTIONS, ROOT, SEED, SEED_TASKS_PATH
+from data.openai_server import OpenAIServer, recorded_answers
+from data.record import COMPLETIONS_PATH, NUM_PROMPT_INSTRUCTIONS, SEED, SEED_TASKS_PATH
 from generate_instruction import LAST_TASK_NUMBER
-from tests.openai_server import OpenAIServer, recorded_answers
-from utils import UserError, jdump, jload, run_commands
+from utils import ROOT, UserError, jdump, jload, run_commands
 
 DATA_PATH = ROOT / "alpaca_data.json"
 CORRECTIONS_PATH = ROOT / "data" / "corrections.json"

@@ -20,13 +20,13 @@ import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
+from alpaca.generation.novelty import NoveltyFilter
 from data.build import DATA_PATH, PARTS
 from data.code_verifications import EXAMPLES
 from data.record import SEED_TASKS_PATH
 from data.verifications import SEED_TASKS
 from data.verify import load_verifications, unverified, unverified_by_function
 from generate_instruction import load_seed_tasks, post_process_gpt3_response
-from novelty import NoveltyFilter
 from utils import UserError, jload, run_commands
 
 # Words. The teacher was asked for inputs and outputs of at most about 100, and instructions of one or two sentences.

@@ -5,7 +5,7 @@ python -m data.record collect --completions_dir out/teacher
 
 The first writes <prompts_dir>/prompt_000.txt and so on, exactly the requests of the generator with --seed 5. The
 second reads completion_000.txt and so on, up to the first that is missing, and writes
-tests/fixtures/teacher_completions.jsonl.
+data/teacher_completions.jsonl.
 """
 
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
@@ -15,11 +15,10 @@ import re
 from pathlib import Path
 
 from generate_instruction import encode_prompt, load_seed_tasks, sample_seed_tasks
-from utils import UserError, atomic_write, run_commands
+from utils import ROOT, UserError, atomic_write, run_commands
 
-ROOT = Path(__file__).parent.parent
 SEED_TASKS_PATH = ROOT / "seed_tasks.jsonl"
-COMPLETIONS_PATH = ROOT / "tests" / "fixtures" / "teacher_completions.jsonl"
+COMPLETIONS_PATH = ROOT / "data" / "teacher_completions.jsonl"
 SEED = 5
 NUM_PROMPT_INSTRUCTIONS = 3
 
@@ -41,7 +40,7 @@ def prompts(prompts_dir: str, num_prompts: int = 144) -> None:
 
 
 def collect(completions_dir: str) -> None:
-    """Write the answers to tests/fixtures/teacher_completions.jsonl, each with its prompt and seed tasks."""
+    """Write the answers to data/teacher_completions.jsonl, each with its prompt and seed tasks."""
     folder = Path(completions_dir)
     label = f"{NUM_PROMPT_INSTRUCTIONS + 1}. Instruction:"
     recordings = []

@@ -10,14 +10,14 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT, assert_fails_in_one_line, run_script
 from hypothesis import given
 from hypothesis import strategies as st
-from openai_server import OpenAIServer
 
-import preferences
+from alpaca.evaluation import win_rate
+from alpaca.evaluation.predictions import Pair, Task, load_pairs, load_predictions, load_tasks
 from compare import judge_prompt, read_verdict
-from evaluation_files import Pair, Task, load_pairs, load_predictions, load_tasks
+from data.openai_server import OpenAIServer
+from tests.helpers.commands import ROOT, assert_fails_in_one_line, run_script
 from utils import PROMPT_INPUT, UserError
 
 TASKS = [{"instruction": f"Do thing {i}.", "input": f"part {i}" if i % 2 else ""} for i in range(40)]
@@ -198,17 +198,17 @@ def test_the_sign_test_sums_the_binomial(wins, losses):
     masses = [math.comb(n, k) / 2**n for k in range(n + 1)]
     # All outcomes that are no likelier than this one; the fair coin is symmetric.
     expected = sum(mass for mass in masses if mass <= masses[wins] * (1 + 1e-9))
-    assert preferences.sign_test(wins, losses) == pytest.approx(expected)
+    assert win_rate.sign_test(wins, losses) == pytest.approx(expected)
 
 
 def test_the_bootstrap_interval_has_the_width_of_the_normal_one():
     scores = [[float(i % 10 < 6)] for i in range(400)]
-    low, high = preferences.bootstrap_interval(scores)
+    low, high = win_rate.bootstrap_interval(scores)
     half = 1.96 * math.sqrt(0.6 * 0.4 / 400)
     assert (low, high) == (pytest.approx(0.6 - half, abs=0.005), pytest.approx(0.6 + half, abs=0.005))
-    assert preferences.bootstrap_interval(scores) == (low, high)
+    assert win_rate.bootstrap_interval(scores) == (low, high)
     # Ten votes on each of 40 pairs that all agree know no more than 40 votes.
-    low, high = preferences.bootstrap_interval([[float(i % 10 < 6)] * 10 for i in range(40)])
+    low, high = win_rate.bootstrap_interval([[float(i % 10 < 6)] * 10 for i in range(40)])
     assert high - low == pytest.approx(2 * 1.96 * math.sqrt(0.6 * 0.4 / 40), rel=0.1)
 
 
@@ -221,12 +221,12 @@ def test_krippendorffs_alpha_is_0_by_chance_and_that_of_the_published_example():
         "1 2 3 3 2 4 4 1 2 5 1 .",
     ]
     columns = zip(*(line.split() for line in raters), strict=True)
-    assert preferences.krippendorff_alpha([[int(r) for r in c if r != "."] for c in columns]) == pytest.approx(
+    assert win_rate.krippendorff_alpha([[int(r) for r in c if r != "."] for c in columns]) == pytest.approx(
         0.743, abs=5e-4
     )
     draw = random.Random(0)
     chance = [[draw.choice([-1, 1]) for _ in range(2)] for _ in range(5000)]
-    assert preferences.krippendorff_alpha(chance) == pytest.approx(0, abs=0.05)
+    assert win_rate.krippendorff_alpha(chance) == pytest.approx(0, abs=0.05)
 
 
 def test_swapping_the_models_swaps_wins_and_losses():
@@ -237,7 +237,7 @@ def test_swapping_the_models_swaps_wins_and_losses():
         for first in (1, 2)
     ]
     swapped = [{**row, "first": 3 - row["first"]} for row in verdicts]
-    table, other = (preferences.judge_table(("a", "b"), r).splitlines() for r in (verdicts, swapped))
+    table, other = (win_rate.judge_table(("a", "b"), r).splitlines() for r in (verdicts, swapped))
     assert table[2].split()[1:] == other[3].split()[1:]
     assert table[3].split()[1:] == other[2].split()[1:]
     assert table[4] == other[4]

@@ -3,7 +3,6 @@ import json
 import shutil
 
 import pytest
-from conftest import ROOT, assert_fails_in_one_line, run_script
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,6 +12,7 @@ from data.execution import ToolMissing, python
 from data.record import NUM_PROMPT_INSTRUCTIONS, recorded_prompt
 from data.verifications import SEED_TASKS
 from generate_instruction import load_seed_tasks
+from tests.helpers.commands import ROOT, assert_fails_in_one_line, run_script
 from utils import UserError, jdump, jload
 
 
@@ -28,7 +28,7 @@ def seed_tasks() -> list[dict]:
 
 @pytest.fixture(scope="module")
 def recordings() -> list[dict]:
-    lines = (ROOT / "tests" / "fixtures" / "teacher_completions.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (ROOT / "data" / "teacher_completions.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
 
 
@@ -76,7 +76,7 @@ def test_a_hundred_tasks_can_be_replayed_for_the_quick_start(tmp_path, examples)
 
 
 def test_a_build_from_changed_seed_tasks_ends_in_one_line_and_leaves_the_old_data(tmp_path):
-    for name in ("data", "tests"):
+    for name in ("alpaca", "data"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     for path in [*ROOT.glob("*.py"), ROOT / "prompt.txt", ROOT / "alpaca_data.json"]:
         shutil.copy(path, tmp_path)

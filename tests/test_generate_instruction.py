@@ -11,12 +11,12 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ROOT, assert_fails_in_one_line, run_script
-from generation_data import answers_with, completion_of, make_tasks, wait_until, write_inputs
-from openai_server import OpenAIServer
 from rouge_score import rouge_scorer
 
+from data.openai_server import OpenAIServer
 from generate_instruction import encode_prompt, generate_instruction_following_data, load_seed_tasks, sample_seed_tasks
+from tests.helpers.commands import ROOT, assert_fails_in_one_line, run_script
+from tests.helpers.generation_data import answers_with, completion_of, make_tasks, wait_until, write_inputs
 from utils import UserError
 
 SCRIPT = ROOT / "generate_instruction.py"
@@ -414,7 +414,8 @@ def stored(folder) -> list[str]:
 def test_twenty_kills_lose_nothing_and_double_nothing(folder):
     rng = random.Random(1)
     before, num_kills_at_work = [], 0
-    frequent = "import journal; journal.MIN_TASKS_TO_FOLD = 1"  # more kills fall into the rewriting of regen.json
+    # More kills fall into the rewriting of regen.json.
+    frequent = "from alpaca.generation import task_files; task_files.MIN_TASKS_TO_FOLD = 1"
     flags = {"num_instructions_to_generate": 1200, "request_batch_size": 1}
     with OpenAIServer(answers_with(make_tasks(4000), 4), latency_sec=0.01) as server:
         for _ in range(20):

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rouge_score import rouge_scorer
 
-import novelty
-from novelty import NoveltyFilter, tokenize
+from alpaca.generation import novelty
+from alpaca.generation.novelty import NoveltyFilter, tokenize
 
 SCORER = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=False)
 

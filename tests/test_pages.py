@@ -16,14 +16,14 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from browser import Recorder, browser, free_port, resize, wait_for, wait_for_port
-from conftest import ROOT, assert_fails_in_one_line, run_script
-from openai_server import OpenAIServer
 
-from append_only import AppendOnlyFile
-from evaluation_files import Pair, Task
-from preferences import human_table
-from rating_page import BlindEvaluation
+from alpaca.evaluation.predictions import Pair, Task
+from alpaca.evaluation.rating_page import BlindEvaluation
+from alpaca.evaluation.win_rate import human_table
+from alpaca.row_files import AppendOnlyFile
+from data.openai_server import OpenAIServer
+from tests.helpers.browser import Recorder, browser, free_port, resize, wait_for, wait_for_port
+from tests.helpers.commands import ROOT, assert_fails_in_one_line, run_script
 
 HOSTILE = "<img src=x onerror=\"document.title='broken'\"> ${1+1} {{value}} <b>bold</b> & more"
 NAMES = ("secret-model-alpha", "secret-model-beta")

@@ -8,7 +8,6 @@ import xml.etree.ElementTree
 
 import numpy as np
 import pytest
-from conftest import ROOT, assert_fails_in_one_line, run_script
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -17,6 +16,7 @@ from test_root_verbs import fake_spacy
 
 import plot_diversity
 from plot_diversity import FIGURE_HEIGHT, FIGURE_WIDTH, MIN_FONT, RADII, Group, Task
+from tests.helpers.commands import ROOT, assert_fails_in_one_line, run_script
 from utils import UserError
 
 VERBS = ["name", "list", "write", "explain", "describe", "find", "count", "compare", "sort", "suggest", "translate"]

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import root_verbs
-from root_verbs import parse_by_rules
+from alpaca.generation import root_verbs
+from alpaca.generation.root_verbs import parse_by_rules
 
 LABELLED = Path(__file__).parent / "fixtures" / "root_verbs.jsonl"
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from alpaca.generation.task_list import parse_completion
 from generate_instruction import (
     encode_prompt,
     find_word_in_string,
@@ -15,7 +16,6 @@ from generate_instruction import (
     sample_seed_tasks,
     strip_repeated_label,
 )
-from task_list import parse_completion
 from utils import UserError
 
 GOOD = " Name four rivers of Asia.\n4. Input:\n<noinput>\n4. Output:\nMekong, Ob, Lena, Amur\n"

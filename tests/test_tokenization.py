@@ -7,11 +7,11 @@ import pytest
 import transformers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny_models import TEXT
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-import tokenization
 import train
+from alpaca.training import tokenization
+from configs.tiny_models import TEXT
 from utils import format_prompt
 
 TRAINING_TEXT = [*TEXT, "Response:Paris Response:12 :a a:b (a):(b)  two  spaces\n\nlines\n"] * 3

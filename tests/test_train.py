@@ -8,16 +8,13 @@ import types
 import pytest
 import torch
 import transformers
-from conftest import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import example_files
-import memory_table
-import response_loss
 import train
-import training_checkpoints as checkpoints
-import training_flags
+from alpaca import examples
+from alpaca.training import arguments, checkpoints, memory, response_loss
+from tests.helpers.commands import ROOT
 from utils import UserError, format_prompt, jdump
 
 EXAMPLES = [
@@ -196,7 +193,7 @@ def test_a_conversation_keeps_system_message_and_earlier_turns(tokenizer):
 
 
 def parse(*flags):
-    return training_flags.parse_arguments(["--data_path", "x.json", "--output_dir", "out", *flags])[-1]
+    return arguments.parse_arguments(["--data_path", "x.json", "--output_dir", "out", *flags])[-1]
 
 
 def test_flags_of_2023_mean_what_they_meant():
@@ -211,7 +208,7 @@ def test_flags_of_2023_mean_what_they_meant():
 
 
 def test_fsdp_flags_of_2023_become_an_fsdp_config(monkeypatch):
-    monkeypatch.setattr(training_flags.TrainingArguments, "_fall_back_to_what_the_hardware_has", lambda self: None)
+    monkeypatch.setattr(arguments.TrainingArguments, "_fall_back_to_what_the_hardware_has", lambda self: None)
     args = parse(
         *("--use_cpu", "True", "--fsdp", "full_shard auto_wrap offload"),
         *("--fsdp_transformer_layer_cls_to_wrap", "LlamaDecoderLayer", "--fsdp_config", '{"min_num_params": 0}'),
@@ -267,12 +264,12 @@ def test_json_lines_parquet_and_a_list_hold_the_same_examples(tmp_path):
     (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(row) for row in rows) + "\n\n", encoding="utf-8")
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
     for name in ("a.json", "a.jsonl", "a.parquet"):
-        assert example_files.load_examples(str(tmp_path / name)) == EXAMPLES
+        assert examples.load_examples(str(tmp_path / name)) == EXAMPLES
 
 
 def test_a_missing_input_is_an_empty_one(tmp_path):
     jdump([{"instruction": "Say hi.", "output": "Hi."}], tmp_path / "a.json")
-    assert example_files.load_examples(str(tmp_path / "a.json"))[0]["input"] == ""
+    assert examples.load_examples(str(tmp_path / "a.json"))[0]["input"] == ""
 
 
 @pytest.mark.parametrize(
@@ -282,44 +279,44 @@ def test_a_missing_input_is_an_empty_one(tmp_path):
 def test_a_damaged_file_is_one_clear_line(tmp_path, content, message):
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(UserError, match=message):
-        example_files.load_examples(str(tmp_path / "a.json"))
+        examples.load_examples(str(tmp_path / "a.json"))
 
 
 # ---- Memory table ----
 
 
-def memory(num_parameters, world_size, **flags):
+def memory_of(num_parameters, world_size, **flags):
     args = types.SimpleNamespace(
         device=torch.device("cuda"), optim=types.SimpleNamespace(value="adamw_torch"), bf16=True, fp16=False,
         fsdp=None, fsdp_config=None, deepspeed=None,
     )  # fmt: skip
     vars(args).update(flags)
-    rows = memory_table.estimate(num_parameters, num_parameters, world_size, args)
+    rows = memory.estimate(num_parameters, num_parameters, world_size, args)
     return {place: sum(row.num_bytes for row in rows if row.place == place) for place in ("gpu", "cpu")}
 
 
 def test_seven_billion_parameters_take_112_gb_and_a_share_of_it_when_sharded():
     config = {"reshard_after_forward": True}
-    assert memory(7e9, 1) == {"gpu": 112e9, "cpu": 0}
-    assert memory(7e9, 4, fsdp=True, fsdp_config=config) == {"gpu": 28e9, "cpu": 0}
-    assert memory(7e9, 4, fsdp=True, fsdp_config={**config, "cpu_offload": True}) == {"gpu": 0, "cpu": 28e9}
+    assert memory_of(7e9, 1) == {"gpu": 112e9, "cpu": 0}
+    assert memory_of(7e9, 4, fsdp=True, fsdp_config=config) == {"gpu": 28e9, "cpu": 0}
+    assert memory_of(7e9, 4, fsdp=True, fsdp_config={**config, "cpu_offload": True}) == {"gpu": 0, "cpu": 28e9}
 
 
 def test_deepspeed_offload_keeps_everything_in_cpu_memory():
     values = {"zero_optimization.stage": 3, "zero_optimization.offload_optimizer.device": "cpu"}
     values["zero_optimization.offload_param.device"] = "cpu"
     config = types.SimpleNamespace(get_value=lambda key, default=None: values.get(key, default))
-    assert memory(7e9, 4, deepspeed=True, hf_deepspeed_config=config) == {"gpu": 0, "cpu": 28e9}
+    assert memory_of(7e9, 4, deepspeed=True, hf_deepspeed_config=config) == {"gpu": 0, "cpu": 28e9}
 
 
 def test_too_little_memory_is_said_with_the_flag_to_try(monkeypatch):
-    monkeypatch.setattr(memory_table, "available", lambda local_world_size: {"cpu": 64e9, "gpu": 80e9})
+    monkeypatch.setattr(memory, "available", lambda local_world_size: {"cpu": 64e9, "gpu": 80e9})
     args = types.SimpleNamespace(
         device=torch.device("cuda"), optim=types.SimpleNamespace(value="adamw_torch"), bf16=True, fp16=False,
         fsdp=None, fsdp_config=None, deepspeed=None, per_device_train_batch_size=4, gradient_accumulation_steps=8,
         world_size=1,
     )  # fmt: skip
-    table, warning = memory_table.table(7_000_000_000, 7_000_000_000, 1, args)
+    table, warning = memory.table(7_000_000_000, 7_000_000_000, 1, args)
     assert "7,000.0 million parameters" in table
     assert "112.000 GB  of 80.0 GB available" in table
     assert "112.0 GB of gpu memory are needed and 80.0 GB there" in warning
@@ -389,7 +386,7 @@ def test_under_adapters_of_qlora_the_linear_layers_are_in_4_bits_and_nothing_els
     import bitsandbytes
 
     tokenizer, num_new_tokens = train.load_tokenizer(str(tiny_llama), None, 128)
-    model_args = training_flags.ModelArguments(model_name_or_path=str(tiny_llama))
+    model_args = arguments.ModelArguments(model_name_or_path=str(tiny_llama))
     lora_args = train.LoraArguments(lora_rank=4, load_in_4bit=True)
     config = train.load_config(model_args, None)
     train_args = parse("--use_cpu", "True", "--output_dir", str(tmp_path))

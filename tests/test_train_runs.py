@@ -17,8 +17,8 @@ import time
 
 import pytest
 import torch
-from conftest import ROOT, assert_fails_in_one_line, run_script
 
+from tests.helpers.commands import ROOT, assert_fails_in_one_line, run_script
 from utils import jdump
 
 RECIPE = (

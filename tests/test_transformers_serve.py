@@ -10,10 +10,10 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, assert_fails_in_one_line, run_script
-from generation_data import completion_of, wait_until, write_inputs
 
 from generate_instruction import encode_prompt, load_seed_tasks
+from tests.helpers.commands import ROOT, assert_fails_in_one_line, run_script
+from tests.helpers.generation_data import completion_of, wait_until, write_inputs
 
 TASKS = [
     {"instruction": "Name the capital of France.", "input": "", "output": "Paris"},
@@ -31,9 +31,10 @@ def inputs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def teacher_path(tmp_path_factory, inputs):
     """A tiny LLaMA that has learned by heart to go on with TASKS after any prompt made from the inputs."""
-    import tiny_models
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from configs import tiny_models
 
     path = tiny_models.save_llama(tmp_path_factory.mktemp("teacher"))
     tokenizer = AutoTokenizer.from_pretrained(path)

@@ -4,13 +4,12 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, assert_fails_in_one_line
 
 import utils
+from tests.helpers.commands import ROOT, assert_fails_in_one_line
 
 SCRIPT = """
 import sys
-sys.path.insert(0, {root!r})
 from utils import UserError, run_commands
 
 def copy(path: str, times: int = 1, rate: float = 1.0, loud: bool = False, limit: int | None = None):

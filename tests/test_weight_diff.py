@@ -7,12 +7,20 @@ import random
 import shutil
 
 import hypothesis
-import plain_weight_diff
 import pytest
-import tiny_models
 import torch
-from conftest import ROOT, assert_fails_in_one_line, run_script
-from diff_models import (
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+
+import weight_diff
+from alpaca.weights import completion, pairs
+from alpaca.weights import manifest as proof
+from alpaca.weights.model_files import open_checkpoint
+from benchmarks import plain_weight_diff
+from configs import tiny_models
+from tests.helpers.commands import ROOT, assert_fails_in_one_line, run_script
+from tests.helpers.diff_models import (
     as_type,
     assert_same_bits,
     command,
@@ -27,15 +35,6 @@ from diff_models import (
     rewrite_tensors,
     tune,
 )
-from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig
-
-import completion
-import proof
-import tensor_pairs
-import weight_diff
-from checkpoint import open_checkpoint
 
 FLOAT_TYPES = {torch.float32: torch.int32, torch.float16: torch.int16, torch.bfloat16: torch.int16}
 
@@ -168,9 +167,9 @@ def test_the_mean_row_is_torchs_mean_of_the_whole_embedding(tmp_path, monkeypatc
     values = torch.randn(1003, num_columns, generator=torch.Generator().manual_seed(0)).half()
     save_file({"short": values, "long": torch.zeros(1004, num_columns)}, tmp_path / "model.safetensors")
     tensors = open_checkpoint(tmp_path)
-    monkeypatch.setattr(tensor_pairs, "MEAN_BYTES", 1 << 20)  # 256 columns at a time
-    monkeypatch.setattr(tensor_pairs, "SLICE", 10_000)
-    pair = tensor_pairs.Pair("x", tensors["long"], tensors["short"], 1003, "F16")
+    monkeypatch.setattr(pairs, "MEAN_BYTES", 1 << 20)  # 256 columns at a time
+    monkeypatch.setattr(pairs, "SLICE", 10_000)
+    pair = pairs.Pair("x", tensors["long"], tensors["short"], 1003, "F16")
     assert torch.equal(pair.mean_row, values.float().mean(dim=0))
 
 

@@ -13,10 +13,14 @@ import subprocess
 import sys
 
 import pytest
-import tiny_models
 import torch
-from conftest import ROOT, assert_fails_in_one_line
-from diff_models import (
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from alpaca.weights import model_files
+from configs import tiny_models
+from tests.helpers.commands import ROOT, assert_fails_in_one_line
+from tests.helpers.diff_models import (
     contents,
     fails,
     load_files,
@@ -27,10 +31,6 @@ from diff_models import (
     rewrite_tensors,
     tune,
 )
-from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
-
-import checkpoint
 from utils import UserError
 
 
@@ -218,14 +218,14 @@ HEADERS = {
 def test_a_damaged_safetensors_header_is_refused(tmp_path, header):
     (tmp_path / "model.safetensors").write_bytes(header)
     with pytest.raises(UserError, match=r"model\.safetensors"):
-        checkpoint.open_checkpoint(tmp_path)
+        model_files.open_checkpoint(tmp_path)
 
 
 def test_headers_are_written_as_the_safetensors_library_writes_them(tmp_path):
     tensors = {"b": torch.ones(3, 2), "é": torch.zeros(()), "a": torch.ones(5, dtype=torch.bfloat16)}
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    stored = checkpoint.open_checkpoint(tmp_path)
-    writer = checkpoint.ShardWriter(tmp_path, {"copy": [(t.name, t.dtype, t.shape) for t in stored.values()]})
+    stored = model_files.open_checkpoint(tmp_path)
+    writer = model_files.ShardWriter(tmp_path, {"copy": [(t.name, t.dtype, t.shape) for t in stored.values()]})
     for tensor in stored.values():
         writer.write(tensor.name, 0, tensor.read(0, tensor.numel))
     writer.finish()
@@ -259,13 +259,13 @@ def test_a_malicious_pickle_is_refused_and_not_run(models, refused, tmp_path):
 def test_a_pickle_that_is_no_state_dict_is_refused(tmp_path, content):
     torch.save(content, tmp_path / "pytorch_model.bin")
     with pytest.raises(UserError, match="not a state dict"):
-        checkpoint.open_checkpoint(tmp_path)
+        model_files.open_checkpoint(tmp_path)
 
 
 def test_pickled_tensors_are_read_where_they_lie(tmp_path):
     whole = torch.arange(24, dtype=torch.float16).view(6, 4)
     torch.save({"whole": whole, "rows": whole[2:4], "scalar": torch.tensor(7.0)}, tmp_path / "pytorch_model.bin")
-    tensors = checkpoint.open_checkpoint(tmp_path)
+    tensors = model_files.open_checkpoint(tmp_path)
     assert tensors["rows"].read(1, 8).tolist() == list(range(9, 16))
     assert tensors["scalar"].read(0, 1).tolist() == [7.0]
     assert tensors["whole"].read(20, 24).tolist() == [20, 21, 22, 23]
@@ -276,7 +276,7 @@ def test_pickles_that_cannot_be_read_in_slices_are_refused(tmp_path, old_format)
     tensor = torch.ones(2, 3) if old_format else torch.ones(2, 3).T
     torch.save({"a": tensor}, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=not old_format)
     with pytest.raises(UserError, match="Save the model again"):
-        checkpoint.open_checkpoint(tmp_path)
+        model_files.open_checkpoint(tmp_path)
 
 
 # ---- The output directory ----
@@ -334,7 +334,7 @@ def test_what_another_user_keeps_where_a_run_would_write_is_left_alone(models, t
 def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(models, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=100_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    monkeypatch.setattr(checkpoint, "ShardWriter", lambda *_: pytest.fail("began to write"))
+    monkeypatch.setattr(model_files, "ShardWriter", lambda *_: pytest.fail("began to write"))
     line = fails(*recover_arguments(models / "base", models / "diff", tmp_path / "out"))
     assert f"{tmp_path}: 0.53 MB needed, 0.10 MB free" in line
     assert list(tmp_path.iterdir()) == []
@@ -374,10 +374,10 @@ def test_a_limit_on_file_sizes_is_one_line_and_leaves_nothing(models, tmp_path):
 
 KILLED = """
 import os, signal, sys
-sys.path.insert(0, {root!r})
-import checkpoint, utils, weight_diff
+import weight_diff
+from alpaca.weights import model_files
 
-original, calls = checkpoint.{function}, 0
+original, calls = model_files.{function}, 0
 
 def killed(*arguments):
     global calls
@@ -386,7 +386,7 @@ def killed(*arguments):
         os.kill(os.getpid(), signal.SIGKILL)
     return original(*arguments)
 
-checkpoint.{function} = killed
+model_files.{function} = killed
 weight_diff.{command}(*{arguments!r})
 """
 

@@ -10,8 +10,8 @@ import re
 import typing
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
-from inference import Decoding
-from teacher import read_answer
+from alpaca.generation.teacher import read_answer
+from alpaca.inference.local import Decoding
 from utils import UserError, ask_server, is_unknown_model, openai_client, server_message, server_refusal
 
 if typing.TYPE_CHECKING:

@@ -23,9 +23,9 @@ import platform
 from collections.abc import Callable
 from pathlib import Path
 
-import checkpoint
-from checkpoint import ITEMSIZE, StoredTensor, bytes_of
-from tensor_pairs import Architecture, Pair, stream
+from alpaca.weights import model_files
+from alpaca.weights.model_files import ITEMSIZE, StoredTensor, bytes_of
+from alpaca.weights.pairs import Architecture, Pair, stream
 from utils import UserError
 
 MANIFEST = "weight_diff.json"
@@ -54,7 +54,7 @@ def write_manifest(directory: Path, headers: dict[str, str], buffers: dict[str, 
     versions |= {package: importlib.metadata.version(package) for package in ("torch", "transformers")}
     manifest = {"version": VERSION, "versions": versions, **content, "files": {**files, **headers}}
     manifest["buffers"] = {name: _sha256(bytes(num_bytes)) for name, num_bytes in buffers.items()}
-    checkpoint.write_file(directory / MANIFEST, _sealed(manifest))
+    model_files.write_file(directory / MANIFEST, _sealed(manifest))
 
 
 def _sealed(manifest: dict) -> bytes:
@@ -92,7 +92,7 @@ def check_files(path_diff: str, manifest: dict) -> None:
         if not path.is_file():
             raise UserError(f"{path}: missing. Download it again.")
         is_shard = name.endswith(".safetensors")
-        if _sha256(checkpoint.read_header(path) if is_shard else path.read_bytes()) != expected:
+        if _sha256(model_files.read_header(path) if is_shard else path.read_bytes()) != expected:
             raise UserError(f"{path}: damaged{' header' if is_shard else ''}. Download it again.")
 
 
@@ -112,7 +112,7 @@ def pairs_of_manifest(
     pairs = []
     for name, record in manifest["tensors"].items():
         other = find(record["base_name"])
-        if other is None or list(other.shape) != record["base_shape"] or other.dtype not in checkpoint.DTYPES:
+        if other is None or list(other.shape) != record["base_shape"] or other.dtype not in model_files.DTYPES:
             found = f"{list(other.shape)} {other.dtype}" if other else "missing"
             raise UserError(
                 f"{path_raw}: not the base model that this diff was made from; tensor {record['base_name']} is "

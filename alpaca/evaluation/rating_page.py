@@ -11,10 +11,10 @@ import threading
 import typing
 from dataclasses import dataclass
 
-from append_only import AppendOnlyFile
-from evaluation_files import Pair
+from alpaca.evaluation.predictions import Pair
+from alpaca.inference.web_page import import_gradio
+from alpaca.row_files import AppendOnlyFile
 from utils import UserError
-from web_page import import_gradio
 
 if typing.TYPE_CHECKING:
     import gradio

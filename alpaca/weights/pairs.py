@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from concurrent import futures
 from pathlib import Path
 
-from checkpoint import DTYPES, ITEMSIZE, StoredTensor, first_line, small_files, torch_dtype
+from alpaca.weights.model_files import DTYPES, ITEMSIZE, StoredTensor, first_line, small_files, torch_dtype
 from utils import UserError, jload
 
 SLICE = 1 << 17  # elements at a time: small enough for the processor's caches

@@ -5,10 +5,10 @@ import os
 import resource
 
 import pytest
-from generation_data import make_tasks
 
-import journal
-from journal import TaskFiles
+from alpaca.generation import task_files
+from alpaca.generation.task_files import TaskFiles
+from tests.helpers.generation_data import make_tasks
 from utils import UserError
 
 TASKS = make_tasks(300)
@@ -174,10 +174,10 @@ def test_the_count_of_prompts_goes_on_where_the_log_ends(folder):
 
 
 def test_regen_json_is_rewritten_a_constant_number_of_times_over(folder, monkeypatch):
-    monkeypatch.setattr(journal, "MIN_TASKS_TO_FOLD", 1)
+    monkeypatch.setattr(task_files, "MIN_TASKS_TO_FOLD", 1)
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     num_bytes = []
-    monkeypatch.setattr(journal, "atomic_write", counting(journal.atomic_write, num_bytes))
+    monkeypatch.setattr(task_files, "atomic_write", counting(task_files.atomic_write, num_bytes))
     files = TaskFiles(folder)
     for _ in range(10):
         for task in TASKS:
@@ -198,7 +198,7 @@ def counting(atomic_write, num_bytes):
             yield f
             num_bytes.append(f.tell())
 
-    return journal.contextlib.contextmanager(write)
+    return task_files.contextlib.contextmanager(write)
 
 
 @pytest.fixture
@@ -231,7 +231,7 @@ def test_a_full_disk_while_regen_json_is_rewritten_keeps_old_file_and_journal(fo
     files = TaskFiles(folder)
     files.append(TASKS[:5])
     files.close()
-    monkeypatch.setattr(journal, "MIN_TASKS_TO_FOLD", 1)
+    monkeypatch.setattr(task_files, "MIN_TASKS_TO_FOLD", 1)
     files = TaskFiles(folder)
     limit_file_size((folder / "regen.json").stat().st_size + 100)
     with pytest.raises(UserError, match="No task is lost"):

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 import transformers
 
-from adapters import LoraArguments
+from alpaca.training.adapters import LoraArguments
 from utils import UserError, did_you_mean, jload
 
 

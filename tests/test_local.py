@@ -5,9 +5,9 @@ import shutil
 import pytest
 import torch
 import transformers
-from conftest import run_script
 
-from inference import Decoding, LocalModel, choose_tokens, generate, load_model, stream
+from alpaca.inference.local import Decoding, LocalModel, choose_tokens, generate, load_model, stream
+from tests.helpers.commands import run_script
 from utils import UserError, format_prompt
 
 PROMPTS = [format_prompt("Say why. " * n, "pear, apple" if n % 2 else "") for n in (3, 1, 9, 5, 2, 7, 1)]
@@ -130,7 +130,7 @@ def test_an_adapter_is_loaded_with_its_base_and_the_row_of_its_pad_token(tiny_ll
     ],
 )
 def test_what_cannot_be_loaded_is_said_in_one_line(flags, message):
-    from conftest import assert_fails_in_one_line
+    from tests.helpers.commands import assert_fails_in_one_line
 
     assert_fails_in_one_line(run_script("demo.py", "chat", *flags), message)
 

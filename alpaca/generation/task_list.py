@@ -16,11 +16,10 @@ import collections
 import os
 import re
 import string
-from pathlib import Path
 
-from utils import read_text
+from utils import ROOT, read_text
 
-PROMPT_PATH = Path(__file__).parent / "prompt.txt"
+PROMPT_PATH = ROOT / "prompt.txt"
 LAST_TASK_NUMBER = 20  # prompt.txt asks for a list of twenty tasks, the sampled seed tasks included
 
 # What a text-only model cannot see or make. Matched as whole words, in any case.

@@ -6,7 +6,7 @@ import contextlib
 import re
 from pathlib import Path
 
-from checkpoint import Shards, size_text, total_numel
+from alpaca.weights.model_files import Shards, size_text, total_numel
 from utils import format_prompt
 
 INSTRUCTION = "Name three things that people use every day."

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from training_checkpoints import MAX_SHARD_SIZE, UNFINISHED
+from alpaca.training.checkpoints import MAX_SHARD_SIZE, UNFINISHED
 from utils import UserError
 
 

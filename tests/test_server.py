@@ -5,9 +5,9 @@ import email.utils
 import time
 
 import pytest
-from openai_server import FAULTS, OpenAIServer
 
 import utils
+from data.openai_server import FAULTS, OpenAIServer
 from utils import UnusableAnswer, UserError, ask_server, openai_client
 
 NAMES = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_ORG")
