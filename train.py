@@ -34,7 +34,7 @@ from alpaca.training.adapters import LoraArguments
 from alpaca.training.arguments import ModelArguments, TrainingArguments, parse_arguments, say
 from alpaca.training.checkpoints import CheckpointingTrainer, SaveAndStopOnSigterm, checkpoint_to_resume
 from alpaca.training.response_loss import compute_loss_on_response_only
-from utils import PROMPT_INPUT, PROMPT_NO_INPUT, UserError, format_prompt, jload
+from utils import PROMPT_DICT, UserError, format_prompt, jload
 
 IGNORE_INDEX = -100
 # In the order in which the original added them: the ids of published Alpaca models depend on it.
@@ -184,7 +184,7 @@ def chat_template(tokenizer: transformers.PreTrainedTokenizerBase) -> str:
     """
     first_id = tokenizer("a").input_ids[0]
     bos = "{{- bos_token }}" if first_id == tokenizer.bos_token_id else ""
-    with_input, without_input = (prompt.split("### Instruction:")[0] for prompt in (PROMPT_INPUT, PROMPT_NO_INPUT))
+    with_input, without_input = (prompt.split("### Instruction:")[0] for prompt in PROMPT_DICT.values())
     return (
         "{%- macro text(content) %}{% if content is string %}{{ content }}{% else %}"
         "{% for part in content if part.type == 'text' %}{{ part.text }}{% endfor %}{% endif %}{% endmacro %}"

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import difflib
 import email.utils
+import errno
 import inspect
 import json
 import os
@@ -34,16 +35,18 @@ MAX_RETRY_AFTER_SEC = 300.0  # a server that asks for a longer wait ends the run
 REQUEST_TIMEOUT_SEC = 600.0  # the official client's own default; a small server may take minutes for an answer
 
 # The two training prompts of Stanford Alpaca, character for character: models tuned elsewhere expect them.
-PROMPT_INPUT = (
-    "Below is an instruction that describes a task, paired with an input that provides further context. "
-    "Write a response that appropriately completes the request.\n\n"
-    "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:"
-)
-PROMPT_NO_INPUT = (
-    "Below is an instruction that describes a task. "
-    "Write a response that appropriately completes the request.\n\n"
-    "### Instruction:\n{instruction}\n\n### Response:"
-)
+PROMPT_DICT = {
+    "prompt_input": (
+        "Below is an instruction that describes a task, paired with an input that provides further context. "
+        "Write a response that appropriately completes the request.\n\n"
+        "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:"
+    ),
+    "prompt_no_input": (
+        "Below is an instruction that describes a task. "
+        "Write a response that appropriately completes the request.\n\n"
+        "### Instruction:\n{instruction}\n\n### Response:"
+    ),
+}
 
 
 class UserError(Exception):
@@ -57,7 +60,7 @@ def format_prompt(instruction: str, input: str = "") -> str:
     True
     """
     # str.format leaves braces inside the values alone, so code in an instruction is safe.
-    template = PROMPT_INPUT if input else PROMPT_NO_INPUT
+    template = PROMPT_DICT["prompt_input" if input else "prompt_no_input"]
     return template.format(instruction=instruction, input=input)
 
 
@@ -89,18 +92,65 @@ def jdump(obj: typing.Any, path: str | os.PathLike) -> None:
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike) -> Iterator[typing.TextIO]:
-    """A text file under a temporary name, which becomes path when the block ends without an error."""
+def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[typing.IO]:
+    """A file under a temporary name, which becomes path, flushed to the disk, when the block ends without an error.
+
+    mode is "w" for UTF-8 text or "wb". Raises UserError where the disk takes no more.
+    """
     path = Path(path)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with os_errors_in_one_line(path):
+        try:
+            with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as f:
+                yield f
+                f.flush()
+                os.fsync(f.fileno())
+            os.replace(temporary, path)
+            sync_directory(path.parent)  # without it, a power cut may take the new name away again
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def sync_directory(path: str | os.PathLike) -> None:
+    """Flush to the disk which names a folder holds."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        with open(temporary, "w", encoding="utf-8") as f:
-            yield f
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
+        os.fsync(descriptor)
     finally:
-        temporary.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def os_errors_in_one_line(path: str | os.PathLike | None = None, advice: str = "") -> Iterator[None]:
+    """A full disk, a missing permission, a quota: a UserError that names path, or else the file that failed."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) and not advice:
+            advice = "Free some space and run it again."
+        where = path or error.filename or "file system"
+        raise UserError(f"{where}: {error.strerror or error}. {advice}".strip()) from error
+
+
+def check_output_path(path: str | os.PathLike) -> None:
+    """Raise UserError, before any work, where no file can be written at path: its folder is missing, say."""
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: not a regular file. Name another one.")
+    if not path.parent.is_dir():
+        raise UserError(f"{path}: there is no folder {path.parent}. Make it, or name another file.")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UserError(f"{path}: no permission to write there.")
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether name can be that of a model or dataset on the Hub, rather than a path.
+
+    >>> [is_hub_name(name) for name in ("gpt2", "tatsu-lab/alpaca", "./gpt2", "models/llama/7b", "alpaca_data.json")]
+    [True, True, False, False, False]
+    """
+    is_file_name = name.endswith((".json", ".jsonl", ".parquet"))
+    return re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name) is not None and not is_file_name
 
 
 def did_you_mean(name: str, known: typing.Iterable[str]) -> str:

@@ -1,7 +1,7 @@
 """What weight_diff.py has to equal, the plain way: both models in memory, in float32, one addition per name.
 
-python tests/plain_weight_diff.py make_diff <raw> <tuned> <diff>
-python tests/plain_weight_diff.py recover <raw> <diff> <recovered>
+python -m benchmarks.plain_weight_diff make_diff <raw> <tuned> <diff>
+python -m benchmarks.plain_weight_diff recover <raw> <diff> <recovered>
 
 Like the original script it goes through the state dict and changes it in place. Written for tests and benchmarks.
 """

@@ -18,7 +18,7 @@ from alpaca.evaluation.predictions import Pair, Task, load_pairs, load_predictio
 from compare import judge_prompt, read_verdict
 from data.openai_server import OpenAIServer
 from tests.helpers.commands import ROOT, assert_fails_in_one_line, run_script
-from utils import PROMPT_INPUT, UserError
+from utils import PROMPT_DICT, UserError
 
 TASKS = [{"instruction": f"Do thing {i}.", "input": f"part {i}" if i % 2 else ""} for i in range(40)]
 
@@ -278,7 +278,7 @@ def test_a_server_without_chat_gets_the_training_prompt(tmp_path):
         result = run_script(*flags, "--max_concurrent_requests", "1", **server.environment)
     assert "going on with the completions API" in result.stderr
     outputs = [entry["output"] for entry in json.loads(output.read_text())]
-    assert outputs[1] == PROMPT_INPUT.format(**TASKS[1])
+    assert outputs[1] == PROMPT_DICT["prompt_input"].format(**TASKS[1])
 
 
 def test_a_killed_generate_run_loses_and_doubles_nothing(tmp_path):

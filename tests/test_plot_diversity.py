@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from rouge_score.rouge_scorer import RougeScorer
-from test_root_verbs import fake_spacy
 
 import plot_diversity
 from plot_diversity import FIGURE_HEIGHT, FIGURE_WIDTH, MIN_FONT, RADII, Group, Task
 from tests.helpers.commands import ROOT, assert_fails_in_one_line, run_script
+from tests.test_root_verbs import fake_spacy
 from utils import UserError
 
 VERBS = ["name", "list", "write", "explain", "describe", "find", "count", "compare", "sort", "suggest", "translate"]
