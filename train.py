@@ -15,7 +15,6 @@ import logging
 import os
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,14 +24,15 @@ import accelerate
 import numpy as np
 import torch
 import transformers
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.utils.data import Dataset
-from transformers.trainer_pt_utils import BatchRebalanceSampler
 
 from alpaca.examples import load_examples
 from alpaca.training import adapters, memory, tokenization
 from alpaca.training.adapters import LoraArguments
 from alpaca.training.arguments import ModelArguments, TrainingArguments, parse_arguments, say
-from alpaca.training.checkpoints import CheckpointingTrainer, SaveAndStopOnSigterm, checkpoint_to_resume
+from alpaca.training.checkpoints import SaveAndStopOnSigterm, checkpoint_to_resume
+from alpaca.training.packed_steps import PackedTrainer, compile_layers
 from alpaca.training.response_loss import compute_loss_on_response_only
 from utils import PROMPT_DICT, UserError, format_prompt, jload
 
@@ -61,6 +61,7 @@ class SupervisedDataset(Dataset):
             compute=lambda: tokenization.tokenize(sources, targets, tokenizer),
         )
         self.lengths = np.diff(self.offsets)
+        self.num_labels = self.lengths - np.clip(self.source_lens, 1, self.lengths)  # no token predicts the first
         self.model_max_length = tokenizer.model_max_length
         if self.num_without_label() == len(self):
             raise UserError(
@@ -291,12 +292,8 @@ def load_model(
 # ---- Training ----
 
 
-class AlpacaTrainer(CheckpointingTrainer):
-    """The Trainer, with checkpoints that are whole or not there, and tokens per second in its log."""
-
-    train_sampler = None
-    num_tokens = 0
-    logged_at = None
+class AlpacaTrainer(PackedTrainer):
+    """The Trainer, with packed steps, checkpoints that are whole or not there, and FSDP on every kind of device."""
 
     def create_accelerator_and_postprocess(self):
         super().create_accelerator_and_postprocess()
@@ -308,41 +305,12 @@ class AlpacaTrainer(CheckpointingTrainer):
             state.distributed_type = accelerate.utils.DistributedType.FSDP
             accelerate.PartialState._shared_state["distributed_type"] = state.distributed_type
             self.is_fsdp_enabled = True
-
-    def _get_train_sampler(self, train_dataset=None):
-        args = self.args
-        if not args.balance_batches or args.train_sampling_strategy != "random":
-            return super()._get_train_sampler(train_dataset)
-        self.train_sampler = BatchRebalanceSampler(
-            lengths=self.train_dataset.lengths.tolist(),
-            effective_batch_size=args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
-            dp_size=args.world_size,
-            grad_accum=args.gradient_accumulation_steps,
-            seed=args.seed if args.data_seed is None else args.data_seed,  # draws what random sampling draws
-            rank=args.process_index,
-            drop_last=args.dataloader_drop_last,
-        )
-        return self.train_sampler
-
-    def _run_epoch(self, epoch, **kwargs):
-        if self.train_sampler is not None:
-            # transformers 5.23 tells the sampler its epoch, except in a resumed run with several processes.
-            self.train_sampler.set_epoch(epoch)
-        super()._run_epoch(epoch=epoch, **kwargs)
-
-    def get_batch_samples(self, epoch_iterator, num_batches, device):
-        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        self.logged_at = self.logged_at or time.perf_counter()
-        self.num_tokens += sum(batch["attention_mask"].sum() for batch in batches)  # on the device: no waiting
-        return batches, num_items
-
-    def log(self, logs, start_time=None):
-        if "loss" in logs:
-            num_tokens = self.accelerator.reduce(torch.as_tensor(self.num_tokens, device=self.args.device)).item()
-            now = time.perf_counter()
-            logs["tokens_per_sec"] = round(num_tokens / (now - self.logged_at))
-            self.num_tokens, self.logged_at = 0, now
-        super().log(logs, start_time)
+        if self.is_fsdp_enabled and self.args.bf16:
+            # Weights are rounded once per gathering and gradients summed in float32; autocast would round the weights
+            # again in each micro-batch, and accelerate sum in bfloat16.
+            policy = MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=torch.float32)
+            self.accelerator.state.fsdp_plugin.mixed_precision_policy = policy
+            self.accelerator.native_amp = False
 
 
 class ProgressBar(transformers.trainer_callback.ProgressCallback):
@@ -381,8 +349,10 @@ def train() -> None:
     model = load_model(model_args, config, tokenizer, num_new_tokens, lora_args, training_args)
     if lora_args.lora_rank:
         model = adapters.add_adapters(model, lora_args, model_args.model_name_or_path)
-    if training_args.skip_prompt_logits and not training_args.use_liger_kernel:
+    if training_args.skip_prompt_logits:
         compute_loss_on_response_only(model)
+    if training_args.compile_layers:
+        compile_layers(model)
     stop_on_sigterm = SaveAndStopOnSigterm()
     trainer = AlpacaTrainer(
         model=model,

@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,8 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alpaca.training import response_loss
+import train
+from alpaca.training import packed_steps, response_loss
 from alpaca.training.packed_steps import (
     DOCUMENTS_MULTIPLE,
     EpochOfSteps,
@@ -15,6 +18,7 @@ from alpaca.training.packed_steps import (
     cut,
     step_loader,
 )
+from utils import ROOT, jdump, jload
 
 
 class Examples(torch.utils.data.Dataset):
@@ -130,9 +134,8 @@ def test_a_row_holds_examples_one_after_another_each_with_positions_of_its_own()
 
 def tiny(config_class, **settings):
     torch.manual_seed(0)
-    config = config_class(
-        vocab_size=300, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, pad_token_id=0, **settings
-    )
+    common = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "pad_token_id": 0}
+    config = config_class(**common | settings)
     return transformers.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
 
 
@@ -228,3 +231,66 @@ def test_rows_of_any_lengths_give_the_loss_of_their_examples(lengths):
     ]
     row = PackedRow(0, 64)([examples[i] for i in range(len(lengths))])
     assert model(**row, num_items_in_batch=1).loss.item() == pytest.approx(sum(losses).item(), rel=1e-5)
+
+
+# ---- Whole runs, beside the plain Trainer ----
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_llama):
+    return train.load_tokenizer(str(tiny_llama), None, 256)[0]
+
+
+@pytest.fixture(scope="module")
+def dataset(tokenizer, tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "data.json"
+    jdump(jload(ROOT / "alpaca_data.json")[:45], path)
+    return train.SupervisedDataset(str(path), tokenizer)
+
+
+def run(trainer_class, arguments_class, name, tokenizer, dataset, output_dir, **flags):
+    config_class, config = MODELS[name]
+    model = tiny(config_class, **{**config, "vocab_size": len(tokenizer)})
+    flags = {
+        "per_device_train_batch_size": 2, "gradient_accumulation_steps": 8, "num_train_epochs": 2,
+        "learning_rate": 1e-3, "max_grad_norm": 0.5, "logging_steps": 1, "save_strategy": "no", "report_to": "none",
+        "use_cpu": True, "disable_tqdm": True, **flags,
+    }  # fmt: skip
+    args = arguments_class(output_dir=str(output_dir), **flags)
+    if arguments_class is train.TrainingArguments:
+        response_loss.compute_loss_on_response_only(model)
+    collator = train.DataCollatorForSupervisedDataset(tokenizer)
+    keywords = {"train_dataset": dataset, "data_collator": collator, "processing_class": tokenizer}
+    trainer = trainer_class(model, args, **keywords)
+    trainer.train(resume_from_checkpoint=flags.get("resume_from_checkpoint"))
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return losses, trainer
+
+
+@pytest.mark.parametrize("name", ["llama", "opt", "mistral"])
+@pytest.mark.parametrize("is_packed", [True, False])
+def test_losses_are_those_of_the_plain_trainer(name, is_packed, tokenizer, dataset, tmp_path, monkeypatch):
+    plain, _ = run(transformers.Trainer, transformers.TrainingArguments, name, tokenizer, dataset, tmp_path / "plain")
+    monkeypatch.setattr(
+        packed_steps, "attention_for_rows", lambda device, dtype: "block_diagonal" if is_packed else None
+    )
+    ours, trainer = run(
+        train.AlpacaTrainer, train.TrainingArguments, name, tokenizer, dataset, tmp_path / "ours", model_max_length=256
+    )
+    assert trainer.is_packed == is_packed
+    assert len(plain) == 6
+    assert ours == pytest.approx(plain, abs=1e-6)
+
+
+def test_a_run_resumed_inside_an_epoch_ends_with_the_same_weights(tokenizer, dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(packed_steps, "attention_for_rows", lambda device, dtype: "block_diagonal")
+    classes = (train.AlpacaTrainer, train.TrainingArguments, "opt", tokenizer, dataset)
+    flags = {"model_max_length": 256, "save_strategy": "steps", "save_steps": 2}
+    _, whole = run(*classes, tmp_path / "whole", **flags)
+    shutil.copytree(tmp_path / "whole" / "checkpoint-2", tmp_path / "resumed" / "checkpoint-2")
+    again = {**flags, "resume_from_checkpoint": str(tmp_path / "resumed" / "checkpoint-2")}
+    _, resumed = run(*classes, tmp_path / "resumed", **again)
+    for (key, expected), found in zip(
+        whole.model.state_dict().items(), resumed.model.state_dict().values(), strict=True
+    ):
+        assert torch.equal(found, expected), key

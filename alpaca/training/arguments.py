@@ -62,12 +62,12 @@ class TrainingArguments(transformers.TrainingArguments):
         default=None,
         metadata={"help": "A checkpoint folder, or True for the newest whole one in --output_dir, if there is one."},
     )
-    balance_batches: bool = field(
+    pack_steps: bool = field(
         default=True,
         metadata={
-            "help": "Order the examples of a global batch by length before they are dealt to processes and steps of "
-            "accumulation, so that little is padding. The global batch stays the one that was drawn, and the loss the "
-            "same; a micro-batch of short examples holds more of them than --per_device_train_batch_size."
+            "help": "Cut the examples of a step, those that random sampling draws, into as few micro-batches as fit "
+            "--per_device_train_batch_size x --model_max_length tokens each, with little or no padding. The loss is "
+            "the same. False takes the plain Trainer's micro-batches."
         },
     )
     skip_prompt_logits: bool = field(
@@ -95,6 +95,12 @@ class TrainingArguments(transformers.TrainingArguments):
         super().__post_init__()
 
     def _translate_former_flags(self):
+        # Not the whole model: that takes minutes, and again for each new shape.
+        self.compile_layers, self.torch_compile = self.torch_compile, False
+        if self.use_liger_kernel:
+            # Its loss would compute the logits of prompts, too: response_loss.py stays.
+            own_loss = {"cross_entropy": False, "fused_linear_cross_entropy": False}
+            self.liger_kernel_config = own_loss | (self.liger_kernel_config or {})
         if self.evaluation_strategy is not None:
             self.eval_strategy, self.evaluation_strategy = self.evaluation_strategy, None
         if self.warmup_ratio is not None and not self.warmup_steps:  # steps won over the ratio then, too

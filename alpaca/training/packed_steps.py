@@ -9,12 +9,18 @@ of like length are padded to the longest of their micro-batch.
 
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
+import contextlib
+import copy
 import importlib.util
 import itertools
+import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
+
+from alpaca.training.checkpoints import CheckpointingTrainer
+from alpaca.training.response_loss import MODEL_TYPES
 
 DOCUMENTS_MULTIPLE = 64  # a row's list of document ends is filled up to a multiple of this, so that its shapes are few
 
@@ -227,7 +233,8 @@ def varlen_attention(
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
-    query, key, value = (x.transpose(1, 2)[0].contiguous() for x in (query, key, value))
+    # Under autocast, rotary embeddings leave query and key in float32, which the kernel does not take.
+    query, key, value = (x.transpose(1, 2)[0].contiguous().to(value.dtype) for x in (query, key, value))
     window = (-1 if sliding_window is None else sliding_window - 1, 0)
     lengths = (cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q)
     return varlen_attn(query, key, value, *lengths, scale=scaling, window_size=window)[None], None
@@ -246,3 +253,121 @@ def attention_for_rows(device: torch.device, dtype: torch.dtype) -> str | None:
         return "flash_attention_2" if transformers.utils.is_flash_attn_2_available() else None
     transformers.AttentionInterface.register(VARLEN, varlen_attention)
     return VARLEN
+
+
+# ---- The trainer ----
+
+
+class PackedTrainer(CheckpointingTrainer):
+    """A Trainer that takes a step in micro-batches cut as above, with one exchange of gradients.
+
+    What the Trainer takes for a batch is a step: it counts, skips and resumes whole steps. args.pack_steps False leaves
+    everything to the Trainer, and so do other sampling strategies than random, and models that cannot be told over
+    how many labels their loss is a mean.
+    """
+
+    def __init__(self, model, args, **keywords):
+        args = copy.copy(args)  # what the user asked for stays as it is
+        super().__init__(model, args, **keywords)
+        self.num_tokens, self.logged_at = 0, None
+        self.is_cut = args.pack_steps and args.train_sampling_strategy == "random" and self.model_accepts_loss_kwargs
+        if not self.is_cut:
+            return
+        self.max_tokens = args.per_device_train_batch_size * args.model_max_length
+        args.per_device_train_batch_size *= args.gradient_accumulation_steps
+        args.gradient_accumulation_steps = 1
+        self._train_batch_size = args.train_batch_size
+        dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
+        attention = attention_for_rows(args.device, dtype) if model.config.model_type in MODEL_TYPES else None
+        self.is_packed = attention is not None
+        if self.is_packed:
+            model.set_attn_implementation(attention)
+            multiple = max(1, self.max_tokens // 64) if args.compile_layers else 1
+            self.collate = PackedRow(self.processing_class.pad_token_id, args.model_max_length, multiple)
+        else:
+            self.collate = self.data_collator
+
+    def get_train_dataloader(self):
+        if not self.is_cut:
+            return super().get_train_dataloader()
+        args = self.args
+        steps = Steps(
+            self.train_dataset,
+            examples_per_step=args.train_batch_size * args.world_size,
+            max_tokens=self.max_tokens,
+            num_ranks=args.world_size,
+            rank=args.process_index,
+            seed=args.seed if args.data_seed is None else args.data_seed,
+            collate=self.collate,
+            is_packed=self.is_packed,
+            drop_last=args.dataloader_drop_last,
+        )
+        pin_memory = args.dataloader_pin_memory and args.device.type == "cuda"
+        return step_loader(steps, args.dataloader_num_workers, pin_memory=pin_memory)
+
+    def num_examples(self, dataloader):
+        return len(self.train_dataset) if self.is_cut else super().num_examples(dataloader)
+
+    def _run_epoch(self, epoch, train_dataloader, **keywords):
+        if self.is_cut:
+            train_dataloader.sampler.set_epoch(epoch)
+        super()._run_epoch(epoch=epoch, train_dataloader=train_dataloader, **keywords)
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        batches, num_labels = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self.logged_at = self.logged_at or time.perf_counter()
+        if self.is_cut:
+            num_labels = batches[0]["num_labels"]
+            self.num_tokens += batches[0]["num_tokens"]
+        else:
+            own = sum(batch["attention_mask"].sum() for batch in batches)  # on the device: no waiting
+            self.num_tokens += self.accelerator.reduce(own.to(device))
+        return batches, num_labels
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        if not self.is_cut:
+            return super().training_step(model, inputs, num_items_in_batch)
+        *others, last = inputs["micro_batches"]
+        losses = []
+        with self.without_exchange(model):
+            for micro_batch in others:
+                losses.append(super().training_step(model, micro_batch, num_items_in_batch))
+        losses.append(super().training_step(model, last, num_items_in_batch))
+        return torch.stack(losses).sum()
+
+    @contextlib.contextmanager
+    def without_exchange(self, model) -> Iterator[None]:
+        """Gradients stay on their rank inside. Weights that FSDP keeps whole after the forward pass, it keeps there for
+        the next micro-batch as well."""
+        keeps_whole = self.is_fsdp_enabled and not self.accelerator.state.fsdp_plugin.reshard_after_forward
+        self.accelerator.gradient_state._set_sync_gradients(False)  # DeepSpeed asks this
+        if keeps_whole:
+            model.set_reshard_after_backward(False)
+        # DeepSpeed refuses no_sync where it partitions gradients.
+        with contextlib.nullcontext() if self.is_deepspeed_enabled else self.accelerator.no_sync(model):
+            yield
+        if keeps_whole:
+            model.set_reshard_after_backward(True)
+        self.accelerator.gradient_state._set_sync_gradients(True)
+
+    def floating_point_ops(self, inputs):
+        return sum(map(super().floating_point_ops, inputs["micro_batches"] if self.is_cut else [inputs]))
+
+    def _track_num_input_tokens(self, inputs):
+        for micro_batch in inputs["micro_batches"] if self.is_cut else [inputs]:
+            super()._track_num_input_tokens(micro_batch)
+
+    def log(self, logs, start_time=None):
+        if "loss" in logs:
+            now = time.perf_counter()
+            logs["tokens_per_sec"] = round(int(self.num_tokens) / (now - self.logged_at))
+            self.num_tokens, self.logged_at = 0, now
+        super().log(logs, start_time)
+
+
+def compile_layers(model: torch.nn.Module, dynamic: bool | None = False) -> None:
+    """torch.compile each decoder layer by itself: they share one compilation, of seconds, for each length of row."""
+    torch._dynamo.config.recompile_limit = 128  # one for each length; with the default, 8, others run uncompiled
+    for module in model.modules():
+        if type(module).__name__ in (model._no_split_modules or ()):
+            module.compile(dynamic=dynamic)
