@@ -8,6 +8,7 @@ process to shard over) is left out with a warning.
 
 import json
 import os
+import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,22 @@ def say(text: str) -> None:
     """Print to stderr, on rank 0 alone."""
     if os.environ.get("RANK", "0") == "0":
         print(text, file=sys.stderr, flush=True)
+
+
+def fsdp_on_one_gpu() -> dict:
+    """Flags by which one GPU trains as several do, in a process group of its own; {} without a GPU.
+
+    FSDP rounds the weights to bfloat16 once a step, and keeps the residual stream in bfloat16; autocast rounds them in
+    each micro-batch, and keeps it in float32.
+    """
+    if not torch.cuda.is_available():
+        return {}
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    group = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1, "MASTER_PORT": port}
+    os.environ.update({"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in group.items()}})
+    return {"fsdp": "shard_grad_op auto_wrap"}
 
 
 @dataclass
