@@ -138,7 +138,7 @@ class TrainingArguments(transformers.TrainingArguments):
         if isinstance(config, str):
             config = json.loads(config) if config.lstrip().startswith("{") else jload(config)
         # Rank 0 of each machine reads the weights and sends the shards; otherwise every rank would hold them all.
-        config = {"cpu_ram_efficient_loading": True, **config}
+        config = {"cpu_ram_efficient_loading": int(os.environ.get("WORLD_SIZE", 1)) > 1, **config}
         options = self.fsdp.split() if isinstance(self.fsdp, str) else []
         for option in options:
             if option not in ("full_shard", "shard_grad_op", "auto_wrap", "offload"):
