@@ -27,19 +27,20 @@ def say(text: str) -> None:
 
 
 def fsdp_on_one_gpu() -> dict:
-    """Flags by which one GPU trains as several do, in a process group of its own; {} without a GPU.
+    """Flags by which one GPU trains as several do, in a process group of its own; {} without a GPU, or with more.
 
     FSDP rounds the weights to bfloat16 once a step, and keeps the residual stream in bfloat16; autocast rounds them in
     each micro-batch, and keeps it in float32.
     """
-    if not torch.cuda.is_available():
+    if torch.cuda.device_count() == 0 or int(os.environ.get("WORLD_SIZE", 1)) > 1:
         return {}
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    group = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1, "MASTER_PORT": port}
-    os.environ.update({"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in group.items()}})
-    return {"fsdp": "shard_grad_op auto_wrap"}
+    if "RANK" not in os.environ:  # no launcher
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = s.getsockname()[1]
+        group = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1, "MASTER_PORT": port}
+        os.environ.update({"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in group.items()}})
+    return {"fsdp": "full_shard auto_wrap"}
 
 
 @dataclass
@@ -144,7 +145,9 @@ class TrainingArguments(transformers.TrainingArguments):
             if option not in ("full_shard", "shard_grad_op", "auto_wrap", "offload"):
                 raise ValueError(f"--fsdp {option}: takes full_shard or shard_grad_op, auto_wrap, offload.")
         if options:
-            config = {"reshard_after_forward": "shard_grad_op" not in options, **config}
+            # A single process has nothing to gain from giving whole weights back before the step ends.
+            is_alone = int(os.environ.get("WORLD_SIZE", 1)) == 1
+            config = {"reshard_after_forward": "shard_grad_op" not in options and not is_alone, **config}
         if "offload" in options:
             config["cpu_offload"] = True
         if self.fsdp_transformer_layer_cls_to_wrap is not None:
@@ -194,7 +197,13 @@ def parse_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments,
     if unknown:
         flags = [option for action in parser._actions for option in action.option_strings]
         raise UserError(f"no flag {unknown[0]}.{did_you_mean(unknown[0].split('=')[0], flags)} `--help` lists them.")
-    if parser.parse_known_args(argv)[0].data_path is None:
+    namespace = parser.parse_known_args(argv)[0]
+    on_gpu = not (namespace.use_cpu or namespace.no_cuda or namespace.deepspeed)
+    if on_gpu and (namespace.fsdp or (namespace.bf16 and not namespace.load_in_4bit)):
+        flags = fsdp_on_one_gpu()
+        if flags and not namespace.fsdp:
+            argv = [*argv, "--fsdp", flags["fsdp"]]
+    if namespace.data_path is None:
         raise UserError("--data_path is missing: a JSON, JSON lines or Parquet file, or a dataset on the Hub.")
     try:
         return parser.parse_args_into_dataclasses(argv, look_for_args_file=False)[:4]

@@ -282,8 +282,7 @@ class PackedTrainer(CheckpointingTrainer):
         self.is_packed = attention is not None
         if self.is_packed:
             model.set_attn_implementation(attention)
-            multiple = max(1, self.max_tokens // 64) if args.compile_layers else 1
-            self.collate = PackedRow(self.processing_class.pad_token_id, args.model_max_length, multiple)
+            self.collate = PackedRow(self.processing_class.pad_token_id, args.model_max_length)
         else:
             self.collate = self.data_collator
 
@@ -365,9 +364,8 @@ class PackedTrainer(CheckpointingTrainer):
         super().log(logs, start_time)
 
 
-def compile_layers(model: torch.nn.Module, dynamic: bool | None = False) -> None:
-    """torch.compile each decoder layer by itself: they share one compilation, of seconds, for each length of row."""
-    torch._dynamo.config.recompile_limit = 128  # one for each length; with the default, 8, others run uncompiled
+def compile_layers(model: torch.nn.Module, dynamic: bool | None = True) -> None:
+    """torch.compile each decoder layer by itself: they share one compilation, of seconds, for rows of any length."""
     for module in model.modules():
         if type(module).__name__ in (model._no_split_modules or ()):
             module.compile(dynamic=dynamic)
