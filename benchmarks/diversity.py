@@ -14,7 +14,6 @@ The labels were made by hand: the root verb of the first request, and its direct
 import importlib.metadata
 import json
 import os
-import platform
 import random
 import statistics
 import tempfile
@@ -24,6 +23,7 @@ from pathlib import Path
 import plot_diversity
 from alpaca.generation.novelty import nearest_neighbours
 from alpaca.generation.root_verbs import root_verbs
+from benchmarks.measure import machine
 from utils import ROOT
 
 NUM_INSTRUCTIONS = 52_002
@@ -37,8 +37,7 @@ def main() -> None:
     num_cpus = len(os.sched_getaffinity(0))
     num_words = sum(len(instruction.split()) for instruction in instructions)
     versions = {name: importlib.metadata.version(name) for name in ("HanTa", "matplotlib", "rapidfuzz", "numpy")}
-    machine = f"{platform.machine()}, {num_cpus} cores, Python {platform.python_version()}"
-    print(f"{machine}, {', '.join(f'{name} {version}' for name, version in versions.items())}")
+    print(f"{machine()}, {', '.join(f'{name} {version}' for name, version in versions.items())}")
     print(
         f"{len(instructions):,} instructions, {num_words / len(instructions):.1f} words on average, {NUM_RUNS} runs\n"
     )

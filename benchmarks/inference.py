@@ -11,7 +11,6 @@ LLaMA models of 0.1 and 100 million parameters, greedy; enough tokens end a text
 import contextlib
 import io
 import json
-import platform
 import random
 import statistics
 import tempfile
@@ -21,6 +20,7 @@ from pathlib import Path
 import torch
 import transformers
 
+from benchmarks.measure import machine
 from compare import generate
 from configs import tiny_models
 from utils import format_prompt
@@ -134,10 +134,9 @@ def main() -> None:
         lengths = row["mean_prompt_tokens"], row["mean_tokens"]
         equal = f"{row['equal_responses']} of {row['responses']}"
         print(columns.format(row["model"], *lengths, *speeds, f"{row['speedup']}x", equal))
-    machine = f"{platform.machine()}, {torch.get_num_threads()} threads"
-    versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
-    print(f"{machine}, {versions}")
-    print(json.dumps({"benchmark": "inference", "machine": machine, "versions": versions, "results": results}))
+    versions = f"{machine()}, torch {torch.__version__}, transformers {transformers.__version__}"
+    print(versions)
+    print(json.dumps({"versions": versions, "results": results}))
 
 
 if __name__ == "__main__":
