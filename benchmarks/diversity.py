@@ -20,10 +20,10 @@ import tempfile
 import time
 from pathlib import Path
 
-import plot_diversity
 from alpaca.generation.novelty import nearest_neighbours
 from alpaca.generation.root_verbs import root_verbs
 from benchmarks.measure import machine
+from plot_diversity import draw, most_frequent, save
 from utils import ROOT
 
 NUM_INSTRUCTIONS = 52_002
@@ -54,12 +54,11 @@ def main() -> None:
 
     print("\n| step | median, s | fastest | slowest |\n|---|---:|---:|---:|")
     pairs = root_verbs(instructions[:100])  # warm up
-    print_row("root verbs and objects", time_runs(lambda: root_verbs(instructions, num_cpus)), result)
+    time_runs("root verbs and objects", lambda: root_verbs(instructions, num_cpus), result)
     with tempfile.TemporaryDirectory() as folder:
-        groups, paths = plot_diversity.most_frequent(pairs), [Path(folder, "a.png"), Path(folder, "a.svg")]
-        seconds = time_runs(lambda: plot_diversity.save(plot_diversity.draw(groups, "caption"), paths))
-        print_row("figure as PNG and SVG", seconds, result)
-    print_row("nearest neighbours", time_runs(lambda: nearest_neighbours(instructions, num_cpus)), result)
+        groups, paths = most_frequent(pairs), [Path(folder, "a.png"), Path(folder, "a.svg")]
+        time_runs("figure as PNG and SVG", lambda: save(draw(groups, "caption"), paths), result)
+    time_runs("nearest neighbours", lambda: nearest_neighbours(instructions, num_cpus), result)
     print("\n" + json.dumps(result))
 
 
@@ -84,16 +83,13 @@ def rate(labelled: list[dict]) -> list[tuple[int, int]]:
     ]
 
 
-def time_runs(function) -> list[float]:
+def time_runs(name: str, function, result: dict) -> None:
+    """Print a row with the median time of NUM_RUNS, and keep it in result."""
     seconds = []
     for _ in range(NUM_RUNS):
         started = time.perf_counter()
         function()
         seconds.append(time.perf_counter() - started)
-    return seconds
-
-
-def print_row(name: str, seconds: list[float], result: dict) -> None:
     print(f"| {name} | {statistics.median(seconds):.1f} | {min(seconds):.1f} | {max(seconds):.1f} |", flush=True)
     result[f"{name}, s"] = round(statistics.median(seconds), 2)
 
