@@ -392,7 +392,8 @@ weight_diff.{command}(*{arguments!r})
 
 
 @pytest.mark.parametrize(
-    ("function", "call"), [("_write_at", 1), ("_write_at", 12), ("_write_at", 21), ("_write_at", 25), ("write_file", 2)]
+    ("function", "call"),
+    [("_write_at", 1), ("_write_at", 12), ("_write_at", 21), ("_write_at", 25), ("atomic_write", 2)],
 )
 @pytest.mark.parametrize("command", ["make_diff", "recover"])
 def test_what_a_killed_run_leaves_never_loads_and_a_second_run_succeeds(models, tmp_path, command, function, call):
