@@ -24,7 +24,7 @@ from pathlib import Path
 
 from alpaca.weights import model_files
 from alpaca.weights.model_files import ITEMSIZE, StoredTensor, bytes_of
-from alpaca.weights.pairs import Architecture, Pair, stream
+from alpaca.weights.pairs import Architecture, Pair, check_layers, stream
 from utils import UserError, atomic_write
 
 MANIFEST = "weight_diff.json"
@@ -83,7 +83,8 @@ class Manifest:
 
     def pair_up(self, diff: dict[str, StoredTensor], base: dict[str, StoredTensor], path_raw: str) -> list[Pair]:
         """The pairs that make_diff had. Raises UserError where the base model has other tensors or shapes."""
-        find = Architecture(self.prefix, self.tied).finder(base)
+        architecture = Architecture(self.prefix, self.tied)
+        find = architecture.finder(base)
         pairs = []
         for name, record in self.tensors.items():
             other = find(record["base_name"])
@@ -95,6 +96,7 @@ class Manifest:
                 )
             is_kept = name not in self.twins
             pairs.append(Pair(name, diff[name], other, record["base_rows"], record["base_dtype"], is_kept=is_kept))
+        check_layers(diff, base, architecture)
         return pairs
 
     def check_base(self, pairs: list[Pair], path_raw: str) -> None:

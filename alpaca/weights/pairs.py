@@ -7,11 +7,13 @@ slices, and how all pairs are worked on by several threads.
 
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
+import collections
 import contextlib
 import dataclasses
 import functools
 import math
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
@@ -191,7 +193,26 @@ def pair_up(
     if problems:
         more = f" {len(problems)} tensors do not fit." if len(problems) > 1 else ""
         raise UserError(f"{problems[0]}.{more}")
+    check_layers(source, base, architecture)
     return pairs
+
+
+def check_layers(source: dict[str, StoredTensor], base: dict[str, StoredTensor], architecture: Architecture) -> None:
+    """Raise UserError where the base has layers that source, the tuned model or the diff, has not.
+
+    Names that source has in no layer at all (masks, position ids, a tied twin) are of no concern.
+    """
+
+    def count(tensors: dict[str, StoredTensor]) -> collections.Counter:
+        return collections.Counter(re.sub(r"\b\d+\b", "*", architecture.bare(name)) for name in tensors)
+
+    in_source, in_base = count(source), count(base)
+    for name, number in in_source.items():
+        if in_base[name] > number:
+            raise UserError(
+                f"{_folder(base)}: holds {in_base[name]} tensors {name}, and {_folder(source)} only {number}: a base "
+                "with more layers. Name the base that the model was tuned from."
+            )
 
 
 def _folder(tensors: dict[str, StoredTensor]) -> Path:
