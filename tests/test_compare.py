@@ -140,11 +140,13 @@ def test_an_unreachable_judge_is_said_at_once_and_binds_no_later_run(predictions
     ("change", "message"),
     [
         (lambda entries: entries.pop(), "1 are in the first only"),
-        (lambda entries: entries.append(entries[3]), "entry 41: the same instruction and input as entry 4."),
-        (lambda entries: entries[4].pop("output"), 'entry 5: no "output"'),
-        (lambda entries: entries[4].pop("instruction"), 'entry 5: no "instruction"'),
+        (lambda entries: entries.append(entries[3]), "entry 40: the same instruction and input as entry 3."),
+        (lambda entries: entries[4].pop("output"), "entry 4 has no 'output'"),
+        (lambda entries: entries[4].pop("instruction"), "entry 4 has no 'instruction'"),
+        (lambda entries: entries[4].update(instruction=" "), "entry 4 has an empty 'instruction'"),
         (lambda entries: entries[4].update(generator="x"), "2 generators"),
-        (lambda entries: entries.clear(), "no entries"),
+        (lambda entries: entries[4].update(generator=["x"]), "entry 4 has a field 'generator' that is not text"),
+        (lambda entries: entries.clear(), "no examples"),
     ],
 )
 def test_prediction_files_that_cannot_be_compared_are_refused_in_one_line(predictions, tmp_path, change, message):
@@ -159,7 +161,7 @@ def test_prediction_files_that_cannot_be_compared_are_refused_in_one_line(predic
 
 def test_a_mistake_in_a_prediction_file_ends_the_command_in_one_line(predictions, tmp_path):
     predictions[1].write_text('[{"instruction": "x"}]')
-    assert_fails_in_one_line(run_script(*judge_flags(predictions, tmp_path)), 'theirs.json, entry 1: no "output"')
+    assert_fails_in_one_line(run_script(*judge_flags(predictions, tmp_path)), "theirs.json, entry 0 has no 'output'")
 
 
 def test_a_judges_prompt_without_a_placeholder_is_refused(predictions, tmp_path):

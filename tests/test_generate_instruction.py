@@ -536,12 +536,12 @@ def test_a_value_out_of_range_is_named(flags, folder, monkeypatch):
     ("line", "place"),
     [
         ("{", "line 2, column 2: not JSON"),
-        ("[]", "line 2: no seed task"),
-        ('{"instruction": "a"}', "line 2: no seed task"),
-        ('{"instruction": "a", "instances": []}', "line 2: no seed task"),
-        ('{"instruction": "a", "instances": [{"input": ""}]}', "line 2: no seed task"),
-        ('{"instruction": " ", "instances": [{"input": "", "output": "b"}]}', "line 2: no seed task"),
-        ('{"instruction": "a", "instances": [{"input": 1, "output": "b"}]}', "line 2: no seed task"),
+        ("[]", "line 2 is not an object but list"),
+        ('{"instruction": "a"}', "line 2 has no 'output'"),
+        ('{"instruction": "a", "instances": []}', "line 2 has no 'output'"),
+        ('{"instruction": "a", "instances": [{"input": ""}]}', "line 2 has no 'output'"),
+        ('{"instruction": " ", "instances": [{"input": "", "output": "b"}]}', "line 2 has an empty 'instruction'"),
+        ('{"instruction": "a", "instances": [{"input": 1, "output": "b"}]}', "line 2 has a field 'input' that is not"),
     ],
 )
 def test_a_seed_task_that_cannot_be_used_is_named_with_its_line(line, place, tmp_path):
