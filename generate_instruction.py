@@ -26,7 +26,7 @@ from alpaca.generation.task_list import LAST_TASK_NUMBER, encode_prompt, parse_c
 from alpaca.generation.task_list import find_word_in_string as find_word_in_string  # public here, as in the original
 from alpaca.generation.task_list import post_process_gpt3_response as post_process_gpt3_response
 from alpaca.generation.teacher import OnePromptPerRequest, Teacher
-from utils import UserError, run_commands
+from utils import UserError, run_commands, shipped
 
 MAX_FRUITLESS_REQUESTS = 20  # in a row without a task kept; more would burn money for nothing
 
@@ -267,7 +267,8 @@ def generate_instruction_following_data(
     """
     flags = dict(locals())
     _check_flags(flags)
-    seed_tasks = load_seed_tasks(seed_tasks_path)
+    flags["prompt_path"] = prompt_path = shipped(prompt_path)
+    seed_tasks = load_seed_tasks(shipped(seed_tasks_path))
     if len(seed_tasks) < num_prompt_instructions:
         raise UserError(f"{seed_tasks_path} has {len(seed_tasks)} tasks, fewer than --num_prompt_instructions.")
     encode_prompt(seed_tasks[:num_prompt_instructions], prompt_path)  # can it be read?

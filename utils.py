@@ -93,14 +93,14 @@ def jdump(obj: typing.Any, path: str | os.PathLike) -> None:
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[typing.IO]:
+def atomic_write(path: str | os.PathLike, mode: str = "w", advice: str = "") -> Iterator[typing.IO]:
     """A file under a temporary name, which becomes path, flushed to the disk, when the block ends without an error.
 
-    mode is "w" for UTF-8 text or "wb". Raises UserError where the disk takes no more.
+    mode is "w" for UTF-8 text or "wb". Raises UserError, with advice, where the disk takes no more.
     """
     path = Path(path)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with os_errors_in_one_line(path):
+    with os_errors_in_one_line(path, advice):
         try:
             with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as f:
                 yield f
@@ -142,6 +142,16 @@ def check_output_path(path: str | os.PathLike) -> None:
         raise UserError(f"{path}: there is no folder {path.parent}. Make it, or name another file.")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise UserError(f"{path}: no permission to write there.")
+
+
+def shipped(path: str) -> str:
+    """path, or, where it is a bare name and no such file is here, the file of this name that ships with the project.
+
+    >>> Path(shipped("./judge_prompt.txt")).exists(), shipped("no_prompt.txt"), shipped("no/prompt.txt")
+    (True, 'no_prompt.txt', 'no/prompt.txt')
+    """
+    is_name_only = len(Path(path).parts) == 1 and (ROOT / path).is_file()
+    return str(ROOT / path) if is_name_only and not Path(path).exists() else path
 
 
 def is_hub_name(name: str) -> bool:

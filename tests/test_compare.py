@@ -170,6 +170,19 @@ def test_a_judges_prompt_without_a_placeholder_is_refused(predictions, tmp_path)
     assert_fails_in_one_line(result, "prompt.txt: the judge's prompt has to hold {second} once")
 
 
+def test_the_shipped_prompt_is_found_from_another_folder_unless_that_has_its_own(predictions, tmp_path):
+    command = (ROOT / "compare.py", *judge_flags(predictions, tmp_path)[1:])
+    with OpenAIServer(lambda prompt: "Verdict: 1") as server:
+        for text in (None, "{task}|{first}|{second}"):
+            (tmp_path / "verdicts.jsonl").unlink(missing_ok=True)
+            if text:
+                (tmp_path / "judge_prompt.txt").write_text(text)
+            result = run_script(*command, cwd=tmp_path, **server.environment)
+            assert result.returncode == 0, result.stderr
+    asked = [request["body"]["messages"][-1]["content"] for request in server.requests]
+    assert [text.count("|") for text in asked] == [0] * 80 + [2] * 80
+
+
 def test_braces_in_a_response_are_not_filled_in():
     pair = Pair(Task("{first}", ""), ("{second}", "b"))
     assert judge_prompt("{task}|{first}|{second}", pair, 1) == "{first}|{second}|b"
@@ -336,7 +349,7 @@ def test_instruction_files_of_all_three_formats_give_the_same_tasks(tmp_path):
         ((), "either --model_name_or_path (local) or --model_name"),
         (("--model_name", "m", "--batch_size", "0"), "--batch_size 0"),
         (("--model_name", "m", "--instructions_path", "nowhere.json"), "nowhere.json: no such file"),
-        (("--model_name", "m", "--output_path", "nowhere/out.json"), "nowhere/out.json.partial: cannot be written"),
+        (("--model_name", "m", "--output_path", "nowhere/out.json"), "nowhere/out.json: there is no folder nowhere"),
     ],
 )
 def test_flags_of_generate_that_cannot_work_are_refused_in_one_line(tmp_path, flags, message):
