@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from alpaca.examples import read_rows
+from alpaca.examples import read_entries
 from alpaca.generation.novelty import nearest_neighbours
 from alpaca.generation.root_verbs import Pair, root_verbs
 from utils import UserError, atomic_write, check_output_path, os_errors_in_one_line, run_commands
@@ -69,19 +69,7 @@ def load_tasks(data_path: str) -> list[Task]:
 
     Raises UserError for a file that cannot be read, or an entry without an instruction.
     """
-    tasks = []
-    for i, row in enumerate(read_rows(data_path, cache_dir=None)):
-        if not isinstance(row, dict) or not isinstance(row.get("instruction"), str):
-            raise UserError(f"{data_path}: entry {i} has no 'instruction' that is text.")
-        instances = row.get("instances")
-        part = instances[0] if isinstance(instances, list) and instances and isinstance(instances[0], dict) else row
-        texts = [part.get(name) or "" for name in ("input", "output")]
-        if not all(isinstance(text, str) for text in texts):
-            raise UserError(f"{data_path}: entry {i} has an input or output that is not text.")
-        tasks.append(Task(row["instruction"], *texts))
-    if not tasks:
-        raise UserError(f"{data_path}: no tasks in it.")
-    return tasks
+    return [Task(**example) for _, _, example in read_entries(data_path, optional=("input", "output"))]
 
 
 def most_frequent(pairs: list[Pair]) -> list[Group]:
