@@ -345,19 +345,12 @@ class AlpacaTrainer(CheckpointingTrainer):
             self.is_fsdp_enabled = True
 
     def _get_train_sampler(self, train_dataset=None):
-        args = self.args
-        if not args.balance_batches or args.train_sampling_strategy != "random":
-            return super()._get_train_sampler(train_dataset)
-        self.train_sampler = BatchRebalanceSampler(
-            lengths=self.train_dataset.lengths.tolist(),
-            effective_batch_size=args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
-            dp_size=args.world_size,
-            grad_accum=args.gradient_accumulation_steps,
-            seed=args.seed if args.data_seed is None else args.data_seed,  # draws what random sampling draws
-            rank=args.process_index,
-            drop_last=args.dataloader_drop_last,
-        )
-        return self.train_sampler
+        sampler = super()._get_train_sampler(train_dataset)
+        if isinstance(sampler, BatchRebalanceSampler):
+            # transformers 5.23 leaves it at 42; with this seed it draws the batches that random sampling draws.
+            sampler.seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+            self.train_sampler = sampler
+        return sampler
 
     def _run_epoch(self, epoch, **kwargs):
         if self.train_sampler is not None:

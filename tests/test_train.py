@@ -1,5 +1,6 @@
 """train.py in parts: labels, batches, new embedding rows, the chat template, flags, the memory table."""
 
+import itertools
 import json
 import re
 import shlex
@@ -96,6 +97,25 @@ def test_collator_pads_on_the_right_and_masks_the_padding(tokenizer):
     assert batch["input_ids"].tolist() == [[5, 6, 7], [8, pad, pad]]
     assert batch["labels"].tolist() == [[-100, 6, 7], [8, -100, -100]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+
+
+@pytest.mark.parametrize("seed", [["--seed", "7"], ["--data_seed", "7"], []], ids=" ".join)
+def test_a_step_holds_the_examples_that_random_sampling_draws(seed, tiny_llama, tmp_path):
+    jdump([{"instruction": f"Count to {i}.", "output": "1 " * i} for i in range(20)], tmp_path / "data.json")
+    tokenizer = train.load_tokenizer(str(tiny_llama), None, 128)[0]
+    data = train.make_supervised_data_module(tokenizer, train.DataArguments(data_path=str(tmp_path / "data.json")))
+    model = transformers.AutoModelForCausalLM.from_pretrained(tiny_llama)
+    steps = {}
+    for strategy in ("random", "batch_rebalance"):
+        args = parse(
+            *("--use_cpu", "True", "--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "4"),
+            *("--train_sampling_strategy", strategy, *seed),
+        )
+        loader = train.AlpacaTrainer(model, args, processing_class=tokenizer, **data).get_train_dataloader()
+        lengths = [batch["attention_mask"].sum(dim=1).tolist() for batch in loader]
+        steps[strategy] = [sorted(itertools.chain(*lengths[i : i + 4])) for i in range(0, len(lengths), 4)]
+    assert len(steps["random"]) == 3
+    assert steps["batch_rebalance"] == steps["random"]
 
 
 # ---- Special tokens and embeddings ----

@@ -165,7 +165,7 @@ def test_one_process_without_the_speed_ups_and_two_ranks_with_them_train_alike(t
     # 96 examples in steps of 20: the last step of an epoch is a short one
     flags = ["--model_name_or_path", tiny_llama, "--data_path", data_path, *RECIPE, "--num_train_epochs", 2]
     flags += ["--per_device_train_batch_size", 5]
-    plain = ["--balance_batches", False, "--skip_prompt_logits", False]
+    plain = ["--train_sampling_strategy", "random", "--skip_prompt_logits", False]
     run(python(*flags, *plain, "--output_dir", tmp_path / "one", "--gradient_accumulation_steps", 4))
     run(torchrun(*flags, "--output_dir", tmp_path / "two", *FSDP, "LlamaDecoderLayer"))
     assert losses(tmp_path / "one") == pytest.approx(losses(tmp_path / "two"), abs=1e-4)

@@ -62,12 +62,14 @@ class TrainingArguments(transformers.TrainingArguments):
         default=None,
         metadata={"help": "A checkpoint folder, or True for the newest whole one in --output_dir, if there is one."},
     )
-    balance_batches: bool = field(
-        default=True,
+    train_sampling_strategy: str = field(
+        default="batch_rebalance",
         metadata={
-            "help": "Order the examples of a global batch by length before they are dealt to processes and steps of "
-            "accumulation, so that little is padding. The global batch stays the one that was drawn, and the loss the "
-            "same; a micro-batch of short examples holds more of them than --per_device_train_batch_size."
+            "help": "'batch_rebalance': the examples of a global batch are those that 'random' draws, and the loss is "
+            "the same, but they are dealt by length to processes and steps of accumulation, so that little is padding; "
+            "a micro-batch of short examples holds more of them than --per_device_train_batch_size. Also "
+            "'group_by_length' and 'sequential'.",
+            "choices": ["batch_rebalance", "random", "group_by_length", "sequential"],
         },
     )
     skip_prompt_logits: bool = field(
