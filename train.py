@@ -30,8 +30,14 @@ from transformers.trainer_pt_utils import BatchRebalanceSampler
 
 from alpaca.examples import load_examples
 from alpaca.training import adapters, memory
-from alpaca.training.adapters import LoraArguments
-from alpaca.training.arguments import DataArguments, ModelArguments, TrainingArguments, parse_arguments, say
+from alpaca.training.arguments import (
+    DataArguments,
+    LoraArguments,
+    ModelArguments,
+    TrainingArguments,
+    parse_arguments,
+    say,
+)
 from alpaca.training.checkpoints import CheckpointingTrainer, SaveAndStopOnSigterm, checkpoint_to_resume
 from alpaca.training.response_loss import compute_loss_on_response_only
 from utils import PROMPT_DICT, UserError, format_prompt, jload
