@@ -28,20 +28,54 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.utils.data import Dataset
 
 from alpaca.examples import load_examples
-from alpaca.training import adapters, memory, tokenization
-from alpaca.training.adapters import LoraArguments
-from alpaca.training.arguments import ModelArguments, TrainingArguments, parse_arguments, say
+from alpaca.training import adapters, memory
+from alpaca.training.arguments import (
+    DataArguments,
+    LoraArguments,
+    ModelArguments,
+    TrainingArguments,
+    parse_arguments,
+    say,
+)
 from alpaca.training.checkpoints import SaveAndStopOnSigterm, checkpoint_to_resume
 from alpaca.training.packed_steps import PackedTrainer, compile_layers
 from alpaca.training.response_loss import compute_loss_on_response_only
 from utils import PROMPT_DICT, UserError, format_prompt, jload
 
 IGNORE_INDEX = -100
+CHUNK = 1000  # examples per call of the tokenizer
 # In the order in which the original added them: the ids of published Alpaca models depend on it.
 SPECIAL_TOKENS = {"pad_token": "[PAD]", "eos_token": "</s>", "bos_token": "<s>", "unk_token": "<unk>"}
 
 
 # ---- Data ----
+
+
+def tokenize(
+    sources: list[str], targets: list[str], tokenizer: transformers.PreTrainedTokenizerBase
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Token ids of each source + target, int32[n], and how many tokens each source has by itself, int[number of texts].
+
+    Both are cut off at tokenizer.model_max_length. Targets end with the EOS token; one that the tokenizer adds by
+    itself is left out, so that the first token of the target is never taken for the source's end.
+    """
+
+    def read(texts: list[str], num_added: int) -> list[list[int]]:
+        # Cut off here: the tokenizer's own truncation would be saved with it, and would keep an EOS of its own.
+        all_ids = tokenizer(texts, return_attention_mask=False, verbose=False).input_ids
+        return [ids[: min(len(ids) - num_added, tokenizer.model_max_length)] for ids in all_ids]
+
+    # Some tokenizers end every text with an EOS, some only a text that has none.
+    eos = tokenizer.eos_token_id
+    added_to_source = int(tokenizer(sources[0]).input_ids[-1:] == [eos])
+    added_to_target = int(tokenizer(sources[0] + tokenizer.eos_token).input_ids[-2:] == [eos, eos])
+    input_ids, source_lens = [], []
+    for start in range(0, len(sources), CHUNK):  # bounds the memory that the tokenizer's own results take
+        chunk = sources[start : start + CHUNK]
+        texts = [source + target for source, target in zip(chunk, targets[start : start + CHUNK], strict=True)]
+        input_ids += [np.array(ids, dtype=np.int32) for ids in read(texts, added_to_target)]
+        source_lens += map(len, read(chunk, added_to_source))
+    return input_ids, np.array(source_lens)
 
 
 class SupervisedDataset(Dataset):
@@ -55,13 +89,9 @@ class SupervisedDataset(Dataset):
         examples = load_examples(data_path, cache_dir)
         sources = [format_prompt(example["instruction"], example["input"]) for example in examples]
         targets = [example["output"] + tokenizer.eos_token for example in examples]
-        self.input_ids, self.offsets, self.source_lens = tokenization.cached(
-            tokenization.cache_key(sources, targets, tokenizer),
-            cache_dir,
-            compute=lambda: tokenization.tokenize(sources, targets, tokenizer),
-        )
-        self.lengths = np.diff(self.offsets)
-        self.num_labels = self.lengths - np.clip(self.source_lens, 1, self.lengths)  # no token predicts the first
+        self.input_ids, self.source_lens = tokenize(sources, targets, tokenizer)
+        self.lengths = np.array([len(ids) for ids in self.input_ids])
+        self.num_labels = self.lengths - np.clip(self.source_lens, 1, self.lengths)  # nothing predicts the first token
         self.model_max_length = tokenizer.model_max_length
         if self.num_without_label() == len(self):
             raise UserError(
@@ -70,10 +100,10 @@ class SupervisedDataset(Dataset):
             )
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return len(self.input_ids)
 
     def __getitem__(self, i: int) -> dict[str, torch.Tensor]:
-        input_ids = torch.from_numpy(self.input_ids[self.offsets[i] : self.offsets[i + 1]].astype(np.int64))
+        input_ids = torch.from_numpy(self.input_ids[i].astype(np.int64))
         labels = input_ids.clone()
         labels[: self.source_lens[i]] = IGNORE_INDEX
         return {"input_ids": input_ids, "labels": labels}
@@ -107,6 +137,17 @@ class DataCollatorForSupervisedDataset:
             # Not input_ids != pad_token_id: in models whose pad token is another token, that hides real tokens.
             "attention_mask": pad([torch.ones_like(example["input_ids"]) for example in examples], 0),
         }
+
+
+def make_supervised_data_module(
+    tokenizer: transformers.PreTrainedTokenizerBase, data_args: DataArguments, cache_dir: str | None = None
+) -> dict:
+    """The Trainer's arguments about data: train_dataset, eval_dataset (none), data_collator."""
+    return {
+        "train_dataset": SupervisedDataset(data_args.data_path, tokenizer, cache_dir),
+        "eval_dataset": None,
+        "data_collator": DataCollatorForSupervisedDataset(tokenizer),
+    }
 
 
 # ---- Tokenizer and model ----
@@ -340,9 +381,8 @@ def train() -> None:
     tokenizer, num_new_tokens = load_tokenizer(
         model_args.model_name_or_path, training_args.cache_dir, training_args.model_max_length
     )
-    with training_args.main_process_first(desc="tokenization"):  # the other ranks find its result in the cache
-        train_dataset = SupervisedDataset(data_args.data_path, tokenizer, training_args.cache_dir)
-    say(train_dataset.summary())
+    data_module = make_supervised_data_module(tokenizer, data_args, training_args.cache_dir)
+    say(data_module["train_dataset"].summary())
     show_memory_table(meta_model, lora_args, training_args)
 
     transformers.set_seed(training_args.seed)
@@ -357,10 +397,9 @@ def train() -> None:
     trainer = AlpacaTrainer(
         model=model,
         args=training_args,
-        train_dataset=train_dataset,
-        data_collator=DataCollatorForSupervisedDataset(tokenizer),
         processing_class=tokenizer,
         callbacks=[stop_on_sigterm],
+        **data_module,
     )
     if trainer.pop_callback(transformers.trainer_callback.ProgressCallback):
         trainer.add_callback(ProgressBar)

@@ -177,14 +177,18 @@ def length_summary(folder: str, data_path: str) -> str:
 def padding_shares(lengths, micro_batch: int) -> tuple[float, float]:
     """Share of padding in what is computed in an epoch: with random micro-batches, and as train.py deals them."""
     import torch
-    from transformers.trainer_pt_utils import BatchRebalanceSampler
 
-    order = torch.randperm(len(lengths), generator=torch.Generator().manual_seed(42)).tolist()
+    from alpaca.training.packed_steps import CPU_TOKENS, cut
+
+    order = torch.randperm(len(lengths), generator=torch.Generator().manual_seed(42)).numpy()
     plain = [order[i : i + micro_batch] for i in range(0, len(order), micro_batch)]
-    ours = BatchRebalanceSampler(lengths.tolist(), GLOBAL_BATCH, dp_size=1, grad_accum=GLOBAL_BATCH // micro_batch)
+    steps = [order[i : i + GLOBAL_BATCH] for i in range(0, len(order), GLOBAL_BATCH)]
+    ours = [
+        step[group] for step in steps for group in cut(lengths[step], 1, min(micro_batch * 512, CPU_TOKENS), False)[0]
+    ]
     return tuple(
         1 - sum(lengths[batch].sum() for batch in batches) / sum(lengths[batch].max() * len(batch) for batch in batches)
-        for batches in (plain, list(ours))
+        for batches in (plain, ours)
     )
 
 

@@ -98,6 +98,28 @@ def test_collator_pads_on_the_right_and_masks_the_padding(tokenizer):
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
 
 
+@pytest.mark.parametrize("seed", [["--seed", "7"], ["--data_seed", "7"], []], ids=" ".join)
+def test_a_step_holds_the_examples_that_random_sampling_draws(seed, tiny_llama, tmp_path):
+    jdump([{"instruction": f"Count to {i}.", "output": "1 " * i} for i in range(20)], tmp_path / "data.json")
+    tokenizer = train.load_tokenizer(str(tiny_llama), None, 128)[0]
+    data = train.make_supervised_data_module(tokenizer, train.DataArguments(data_path=str(tmp_path / "data.json")))
+    model = transformers.AutoModelForCausalLM.from_pretrained(tiny_llama)
+
+    def batches(pack_steps: str) -> list:
+        batch_flags = ("--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "4")
+        args = parse("--use_cpu", "True", *batch_flags, "--model_max_length", "128", "--pack_steps", pack_steps, *seed)
+        return list(train.AlpacaTrainer(model, args, processing_class=tokenizer, **data).get_train_dataloader())
+
+    def lengths(micro_batches) -> list[int]:
+        return sorted(n for batch in micro_batches for n in batch["attention_mask"].sum(dim=1).tolist())
+
+    plain = batches(pack_steps="False")
+    expected = [lengths(plain[i : i + 4]) for i in range(0, len(plain), 4)]
+    found = [lengths(step["micro_batches"]) for step in batches(pack_steps="True")]
+    assert len(expected) == 3
+    assert found == expected
+
+
 # ---- Special tokens and embeddings ----
 
 

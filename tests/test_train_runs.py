@@ -165,7 +165,7 @@ def test_one_process_without_the_speed_ups_and_two_ranks_with_them_train_alike(t
     # 96 examples in steps of 20: the last step of an epoch is a short one
     flags = ["--model_name_or_path", tiny_llama, "--data_path", data_path, *RECIPE, "--num_train_epochs", 2]
     flags += ["--per_device_train_batch_size", 5]
-    plain = ["--balance_batches", False, "--skip_prompt_logits", False]
+    plain = ["--pack_steps", False, "--skip_prompt_logits", False]
     run(python(*flags, *plain, "--output_dir", tmp_path / "one", "--gradient_accumulation_steps", 4))
     run(torchrun(*flags, "--output_dir", tmp_path / "two", *FSDP, "LlamaDecoderLayer"))
     assert losses(tmp_path / "one") == pytest.approx(losses(tmp_path / "two"), abs=1e-4)
@@ -355,7 +355,7 @@ def mistakes(tiny_llama, data_path, tmp_path_factory):
         "unknown flag": ({"--learning_rat": "1"}, ["no flag --learning_rat", "Did you mean --learning_rate?"]),
         "bad value": ({"--learning_rate": "fast"}, ["--learning_rate", "fast"]),
         "output not writable": ({"--output_dir": tmp / "file" / "out"}, ["--output_dir", "cannot be written"]),
-        "no such config": ({"--config": tmp / "none.yaml"}, ["none.yaml", "cannot be read"]),
+        "no such config": ({"--config": tmp / "none.yaml"}, ["none.yaml", "no such file"]),
         "no such checkpoint": ({"--resume_from_checkpoint": tmp / "none"}, ["not a whole checkpoint", "no such"]),
         "no such layer": (
             {"--lora_rank": "4", "--lora_target_modules": "q_prj"},
@@ -387,6 +387,15 @@ def test_a_mistake_gets_one_clear_line(name, mistakes):
     result, parts = mistakes[name]
     assert_fails_in_one_line(result, *parts)
     assert "Loading weights" not in result.stderr
+
+
+def test_without_deepspeed_its_flag_alone_is_refused(tiny_llama, data_path, tmp_path):
+    block = "import sys; sys.modules['deepspeed'] = None; import train; train.main()"
+    flags = ["--model_name_or_path", tiny_llama, "--data_path", data_path, "--output_dir", tmp_path, "--max_steps", 1]
+    result = run_script("-c", block, *flags, "--deepspeed", "./configs/default_offload_opt_param.json")
+    assert_fails_in_one_line(result, "--deepspeed", "pip install deepspeed")
+    result = run_script("-c", block, *flags)
+    assert result.returncode == 0, result.stderr
 
 
 def test_help_lists_the_flags():

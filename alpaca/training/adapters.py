@@ -8,34 +8,14 @@ they are the mean of the others and stay so, and without them the adapter fits t
 
 import os
 import shutil
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 import transformers
 
+from alpaca.training.arguments import LoraArguments
 from alpaca.training.checkpoints import MAX_SHARD_SIZE, UNFINISHED
 from utils import UserError
-
-
-@dataclass
-class LoraArguments:
-    lora_rank: int = field(default=0, metadata={"help": "Rank of the adapters; 0 trains all weights instead."})
-    lora_alpha: float = field(
-        default=16.0, metadata={"help": "Scale of the adapters: alpha / rank times their output."}
-    )
-    lora_dropout: float = field(default=0.05, metadata={"help": "Dropout on the adapters' input."})
-    lora_target_modules: list[str] = field(
-        default_factory=lambda: ["q_proj", "k_proj", "v_proj"],
-        metadata={"help": "Names of the linear layers that get an adapter, separated by spaces."},
-    )
-    load_in_4bit: bool = field(
-        default=False, metadata={"help": "Keep the frozen weights in 4 bits (QLoRA; needs bitsandbytes)."}
-    )
-    merge_lora: bool = field(
-        default=False,
-        metadata={"help": "Write the full model with the adapter added in; the adapter goes to <output_dir>/adapter."},
-    )
 
 
 def check(lora_args: LoraArguments, meta_model: torch.nn.Module, init_from_config: bool) -> None:

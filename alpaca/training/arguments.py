@@ -16,8 +16,7 @@ from dataclasses import dataclass, field
 import torch
 import transformers
 
-from alpaca.training.adapters import LoraArguments
-from utils import UserError, did_you_mean, jload
+from utils import UserError, did_you_mean, jload, read_text
 
 
 def say(text: str) -> None:
@@ -69,6 +68,26 @@ class DataArguments:
 
 
 @dataclass
+class LoraArguments:
+    lora_rank: int = field(default=0, metadata={"help": "Rank of the adapters; 0 trains all weights instead."})
+    lora_alpha: float = field(
+        default=16.0, metadata={"help": "Scale of the adapters: alpha / rank times their output."}
+    )
+    lora_dropout: float = field(default=0.05, metadata={"help": "Dropout on the adapters' input."})
+    lora_target_modules: list[str] = field(
+        default_factory=lambda: ["q_proj", "k_proj", "v_proj"],
+        metadata={"help": "Names of the linear layers that get an adapter, separated by spaces."},
+    )
+    load_in_4bit: bool = field(
+        default=False, metadata={"help": "Keep the frozen weights in 4 bits (QLoRA; needs bitsandbytes)."}
+    )
+    merge_lora: bool = field(
+        default=False,
+        metadata={"help": "Write the full model with the adapter added in; the adapter goes to <output_dir>/adapter."},
+    )
+
+
+@dataclass
 class TrainingArguments(transformers.TrainingArguments):
     cache_dir: str | None = field(default=None, metadata={"help": "Where downloads from the Hub are kept."})
     optim: str = field(default="adamw_torch", metadata={"help": "The optimizer; any that the Trainer knows."})
@@ -108,6 +127,8 @@ class TrainingArguments(transformers.TrainingArguments):
     save_safetensors: bool = field(default=True, metadata={"help": "Accepted; weights are always safetensors."})
 
     def __post_init__(self):
+        if self.deepspeed and not transformers.integrations.is_deepspeed_available():
+            raise ValueError("--deepspeed needs the package of that name: pip install deepspeed.")
         self._translate_former_flags()
         self._fall_back_to_what_the_hardware_has()
         super().__post_init__()
@@ -216,10 +237,7 @@ def flags_in(config_path: str) -> list[str]:
     import yaml
 
     try:
-        with open(config_path, encoding="utf-8") as f:
-            config = yaml.load(f, Loader=yaml.BaseLoader)  # every value stays the text that it is
-    except OSError as error:
-        raise UserError(f"--config {config_path}: cannot be read ({error.strerror}).") from None
+        config = yaml.load(read_text(config_path), Loader=yaml.BaseLoader)  # every value stays the text that it is
     except yaml.YAMLError as error:
         raise UserError(f"--config {config_path}: not YAML ({' '.join(str(error).split())}).") from None
     if not isinstance(config, dict) or not all(isinstance(value, str) for value in config.values()):
