@@ -22,8 +22,7 @@ import time
 from pathlib import Path
 
 from benchmarks.novelty import make_instructions
-from data.openai_server import OpenAIServer
-from tests.helpers.generation_data import answers_with, write_inputs
+from data.openai_server import OpenAIServer, answers_with
 from utils import ROOT
 
 NUM_KNOWN, LATENCY_SEC, NUM_IN_FLIGHT, TASKS_PER_PROMPT, TASKS_PER_REQUEST = 52_000, 1.0, 8, 17, 85
@@ -45,7 +44,6 @@ def main() -> None:
     instructions = make_instructions(NUM_KNOWN + TASKS_PER_REQUEST * (num_requests + NUM_IN_FLIGHT))
     new_tasks = [{"instruction": text, "input": "", "output": "word " * 60} for text in instructions[NUM_KNOWN:]]
     with tempfile.TemporaryDirectory() as folder:
-        write_inputs(Path(folder))
         write_known_tasks(Path(folder) / "out" / "regen.json", instructions[:NUM_KNOWN])
         with OpenAIServer(answers_with(new_tasks, TASKS_PER_PROMPT), LATENCY_SEC) as server:
             start = time.perf_counter()
@@ -81,6 +79,7 @@ def run(folder: str, server: OpenAIServer, num_instructions_to_generate: int) ->
     command = [sys.executable, ROOT / "generate_instruction.py", "generate_instruction_following_data"]
     flags = ["--output_dir=out", f"--num_instructions_to_generate={num_instructions_to_generate}"]
     flags += [f"--max_concurrent_requests={NUM_IN_FLIGHT}"]
+    flags += [f"--seed_tasks_path={ROOT / 'seed_tasks.jsonl'}", f"--prompt_path={ROOT / 'prompt.txt'}"]
     subprocess.run(
         [*command, *flags], cwd=folder, env={**os.environ, **server.environment}, check=True, stderr=subprocess.DEVNULL
     )

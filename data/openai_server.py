@@ -1,6 +1,6 @@
 """A local server with OpenAI's completions and chat API that plays recorded completions, with faults on request.
 
-python tests/openai_server.py --recordings recorded.jsonl --port 8000
+python -m data.openai_server --recordings recorded.jsonl --port 8000
 
 Each line of the recordings is {"prompt": ..., "completion": ..., "finish_reason": ...}. Prompts are looked up by their
 text (for the chat API, that of the last message); one that is recorded several times gets its completions in turn.
@@ -12,6 +12,7 @@ Prints its address, which goes into OPENAI_BASE_URL, and serves until it is stop
 import argparse
 import collections
 import http.server
+import itertools
 import json
 import socket
 import threading
@@ -230,6 +231,28 @@ def recorded_answers(path: str) -> Callable[[str], tuple[str, str] | None]:
             num_played[prompt] += 1
         recorded = completions.get(prompt)
         return recorded[number % len(recorded)] if recorded else None
+
+    return answer
+
+
+def completion_of(tasks: list[dict], first_number: int = 4) -> str:
+    """The text that a teacher writes behind `{first_number}. Instruction:` for these tasks."""
+    text = ""
+    for number, task in enumerate(tasks, start=first_number):
+        text += f"###\n{number}. Instruction: {task['instruction']}\n"
+        text += f"{number}. Input:\n{task['input'] or '<noinput>'}\n{number}. Output:\n{task['output']}\n"
+    return text.removeprefix(f"###\n{first_number}. Instruction:")
+
+
+def answers_with(tasks: list[dict], tasks_per_completion: int = 10):
+    """An answer function that plays the tasks in order, whatever the prompts, and then has nothing new."""
+    completions = [
+        completion_of(tasks[i : i + tasks_per_completion]) for i in range(0, len(tasks), tasks_per_completion)
+    ]
+    turn = itertools.count()  # next() on it is atomic, and the server answers in threads
+
+    def answer(prompt: str) -> str:
+        return completions[i] if (i := next(turn)) < len(completions) else ""
 
     return answer
 

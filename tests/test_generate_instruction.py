@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from rouge_score import rouge_scorer
 
-from data.openai_server import OpenAIServer
+from data.openai_server import OpenAIServer, answers_with, completion_of
 from generate_instruction import encode_prompt, generate_instruction_following_data, load_seed_tasks, sample_seed_tasks
 from tests.helpers.commands import ROOT, assert_fails_in_one_line, run_script
-from tests.helpers.generation_data import answers_with, completion_of, make_tasks, wait_until, write_inputs
+from tests.helpers.generation_data import make_tasks, wait_until, write_inputs
 from utils import UserError
 
 SCRIPT = ROOT / "generate_instruction.py"
