@@ -56,7 +56,7 @@ def generate(
         temperature: 0 always takes the likeliest token.
         top_p: draw from the likeliest tokens that together have this probability.
         batch_size: responses that a local model writes at the same time.
-        seed: of a local model's draws.
+        seed: of a local model's draws; a response depends on it and on the place of its task in the file.
         api: how to ask a server; completions, chat, or auto, which begins with chat.
         max_concurrent_requests: requests to a server under way at the same time, at most.
         cache_dir: where models from the Hub are kept.
@@ -79,6 +79,8 @@ def generate(
         "top_p": top_p,
     }
     if Path(output_path).exists():
+        "seed": seed,
+        "api": api,
         check_complete(output_path, tasks, generator)
         print(f"{output_path} already holds all {len(tasks):,} responses.")
         return
@@ -121,10 +123,8 @@ def local_responses(
 ) -> Iterator[tuple[int, str, str]]:
     """(index, response, finish reason) of each task, as the responses end."""
     model = local.load_model(model_name_or_path, cache_dir)
-    indices = list(tasks)
-    prompts = [format_prompt(task.instruction, task.input) for task in tasks.values()]
-    for i, output, finish_reason in local.generate(model, prompts, decoding, batch_size, seed):
-        yield indices[i], output, finish_reason
+    prompts = {index: format_prompt(task.instruction, task.input) for index, task in tasks.items()}
+    yield from local.generate(model, prompts, decoding, batch_size, seed)
 
 
 def ask_for_responses(

@@ -301,9 +301,12 @@ def test_a_killed_generate_run_loses_and_doubles_nothing(tmp_path):
 def test_a_local_models_responses_go_on_after_a_kill_and_are_those_of_one_run(tiny_llama, tmp_path):
     tasks = write_tasks(tmp_path / "eval.json")
     flags = ("compare.py", "generate", "--instructions_path", tasks, "--model_name_or_path", tiny_llama)
-    flags += ("--max_new_tokens", "60", "--batch_size", "4")
-    partial = tmp_path / "a.json.partial"
-    run_and_kill((*flags, "--output_path", tmp_path / "a.json"), {"OMP_NUM_THREADS": "1"}, partial, 6)
+    flags += ("--max_new_tokens", "60", "--batch_size", "4", "--temperature", "1")
+    first = (*flags, "--output_path", tmp_path / "a.json")
+    flags += ("--seed", "0")
+    run_and_kill((*first, "--seed", "0"), {"OMP_NUM_THREADS": "1"}, tmp_path / "a.json.partial", 6)
+    assert_fails_in_one_line(run_script(*first, "--seed", "1"), "a.json.partial was made with another seed")
+    assert_fails_in_one_line(run_script(*first, "--seed=0", "--api=chat"), "a.json.partial was made with another api")
     for name in ("a.json", "b.json"):
         result = run_script(*flags, "--output_path", tmp_path / name, OMP_NUM_THREADS="1")
         assert result.returncode == 0, result.stderr
