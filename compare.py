@@ -23,6 +23,7 @@ from alpaca.evaluation.predictions import Pair, Task, load_pairs, load_tasks, pr
 from alpaca.evaluation.win_rate import human_table, judge_table
 from alpaca.inference import local
 from alpaca.inference.local import Decoding
+from alpaca.inference.server import ServerModel, as_answered, chat_message, check_api
 from alpaca.row_files import AppendOnlyFile, read_settings_and_rows
 from utils import UserError, format_prompt, jdump, jload, read_text, run_commands
 
@@ -63,6 +64,7 @@ def generate(
     """
     decoding = Decoding(max_new_tokens, temperature, top_p)
     decoding.check()
+    check_api(api)
     if (model_name_or_path is None) == (model_name is None):
         raise UserError("generate takes either --model_name_or_path (local) or --model_name (on a server).")
     for flag, value in (("batch_size", batch_size), ("max_concurrent_requests", max_concurrent_requests)):
@@ -77,10 +79,10 @@ def generate(
         "max_new_tokens": max_new_tokens,
         "temperature": temperature,
         "top_p": top_p,
-    }
-    if Path(output_path).exists():
         "seed": seed,
         "api": api,
+    }
+    if Path(output_path).exists():
         check_complete(output_path, tasks, generator)
         print(f"{output_path} already holds all {len(tasks):,} responses.")
         return
@@ -131,11 +133,10 @@ def ask_for_responses(
     model_name: str, api: str, decoding: Decoding, tasks: dict[int, Task], max_concurrent_requests: int
 ) -> Iterator[tuple[int, str, str | None]]:
     """(index, response, finish reason) of each task, as a server's answers arrive."""
-    from alpaca.inference.server import chat_message
 
     def texts(index: int) -> tuple[str, str]:
         task = tasks[index]
-        return chat_message(task.instruction, task.input), format_prompt(task.instruction, task.input)
+        return format_prompt(task.instruction, task.input), chat_message(task.instruction, task.input)
 
     answers = ask_concurrently(model_name, api, decoding, tasks, texts, max_concurrent_requests)
     for index, (text, finish_reason) in answers:
@@ -143,16 +144,19 @@ def ask_for_responses(
 
 
 def ask_concurrently(model_name: str, api: str, decoding: Decoding, items, texts, max_concurrent_requests: int):
-    """(item, (text, finish reason)) for every item, as a server answers; texts(item) is its message and its prompt."""
+    """(item, (text, finish reason)) for every item, as a server answers; texts(item) is its prompt and its message."""
     from tqdm import tqdm
 
-    from alpaca.inference.server import ServerModel, as_answered
+    model = ServerModel(model_name, api, notice=lambda text: tqdm.write(text, file=sys.stderr))
 
-    model = ServerModel(model_name, api, decoding, notice=lambda text: tqdm.write(text, file=sys.stderr))
+    async def ask(item) -> tuple[str, str | None]:
+        prompt, message = texts(item)
+        return (await model.complete([prompt], message, **decoding.openai_arguments())).completions[0]
+
     # An event loop that is driven from here, so that the caller's loop is a plain one.
     with asyncio.Runner() as runner:
         runner.run(model.check_reachable())
-        answers = as_answered(items, lambda item: model.respond(*texts(item)), max_concurrent_requests)
+        answers = as_answered(items, ask, max_concurrent_requests)
         try:
             while (answer := runner.run(next_or_none(answers))) is not None:
                 yield answer
@@ -205,6 +209,7 @@ def judge(
     """
     decoding = Decoding(max_new_tokens)
     decoding.check()
+    check_api(api)
     if max_concurrent_requests < 1:
         raise UserError(f"--max_concurrent_requests {max_concurrent_requests}: takes a number from 1.")
     template = load_judge_prompt(prompt_path)

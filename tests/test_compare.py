@@ -281,6 +281,15 @@ def test_a_server_without_chat_gets_the_training_prompt(tmp_path):
     assert outputs[1] == PROMPT_DICT["prompt_input"].format(**TASKS[1])
 
 
+def test_a_server_with_a_short_context_answers_with_as_many_tokens_as_fit(tmp_path):
+    tasks, output = write_tasks(tmp_path / "eval.json"), tmp_path / "out.json"
+    flags = ("compare.py", "generate", "--instructions_path", tasks, "--output_path", output, "--model_name", "m")
+    with OpenAIServer(lambda prompt: "hi", context_tokens=300) as server:
+        result = run_script(*flags, "--max_concurrent_requests", "1", **server.environment)
+    assert result.returncode == 0, result.stderr
+    assert [request["body"]["max_tokens"] for request in server.requests] == [512] + [261] * 40
+
+
 def test_a_killed_generate_run_loses_and_doubles_nothing(tmp_path):
     tasks, output = write_tasks(tmp_path / "eval.json"), tmp_path / "out.json"
     flags = ("compare.py", "generate", "--instructions_path", tasks, "--output_path", output, "--model_name", "m")
@@ -336,6 +345,7 @@ def test_instruction_files_of_all_three_formats_give_the_same_tasks(tmp_path):
     [
         ((), "either --model_name_or_path (local) or --model_name"),
         (("--model_name", "m", "--batch_size", "0"), "--batch_size 0"),
+        (("--model_name", "m", "--api", "text"), "--api text"),
         (("--model_name", "m", "--instructions_path", "nowhere.json"), "nowhere.json: no such file"),
         (("--model_name", "m", "--output_path", "nowhere/out.json"), "nowhere/out.json.partial: cannot be written"),
     ],
