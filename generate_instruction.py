@@ -465,22 +465,20 @@ def _generate(flags: dict, seed_tasks: list[dict], files: TaskFiles) -> None:
 def _check_flags(flags: dict) -> None:
     """Raise UserError for a value out of its range."""
     ranges = {
-        "num_instructions_to_generate": (1, None),
+        "num_instructions_to_generate": (1, math.inf),
         "num_prompt_instructions": (1, LAST_TASK_NUMBER - 1),
-        "request_batch_size": (1, None),
+        "request_batch_size": (1, math.inf),
         "temperature": (0, 2),
         "top_p": (0, 1),
-        "num_cpus": (1, None),
-        "max_concurrent_requests": (1, None),
+        "num_cpus": (1, math.inf),
+        "max_concurrent_requests": (1, math.inf),
         "similarity_threshold": (0, 1),
-        "max_total_tokens": (1, None),
+        "max_total_tokens": (1, math.inf),
     }
     for name, (lowest, highest) in ranges.items():
         value = flags[name]
-        if value is None and name == "max_total_tokens":
-            continue
-        if not (value >= lowest and (highest is None or value <= highest)):
-            limits = f"from {lowest} to {highest}" if highest is not None else f"{lowest} or more"
+        if value is not None and not lowest <= value <= highest:
+            limits = f"from {lowest} to {highest}" if highest < math.inf else f"{lowest} or more"
             raise UserError(f"--{name} {value}: it has to be {limits}.")
     check_api(flags["api"])
 

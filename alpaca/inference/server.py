@@ -286,11 +286,11 @@ def retry_after_sec(headers: Mapping[str, str]) -> float:
     >>> retry_after_sec({"retry-after": "2.5"}), retry_after_sec({"retry-after": "soon"}), retry_after_sec({})
     (2.5, 0.0, 0.0)
     """
-    for header, unit_sec in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        with contextlib.suppress(KeyError, ValueError):
-            return max(0.0, float(headers[header]) * unit_sec)
-    with contextlib.suppress(KeyError, ValueError):
-        return max(0.0, email.utils.parsedate_to_datetime(headers["retry-after"]).timestamp() - time.time())
+    asked = headers.get("retry-after", "")
+    with contextlib.suppress(ValueError):
+        return max(0.0, float(asked))
+    with contextlib.suppress(ValueError):
+        return max(0.0, email.utils.parsedate_to_datetime(asked).timestamp() - time.time())
     return 0.0
 
 
