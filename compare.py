@@ -24,7 +24,7 @@ from alpaca.inference import local
 from alpaca.inference.local import Decoding
 from alpaca.inference.server import ServerModel, as_answered, chat_message, check_api
 from alpaca.row_files import AppendOnlyFile, read_settings_and_rows
-from utils import UserError, format_prompt, jdump, jload, read_text, run_commands
+from utils import UserError, check_output_path, format_prompt, jdump, jload, read_text, run_commands, shipped
 
 # ---- Responses ----
 
@@ -69,6 +69,7 @@ def generate(
     for flag, value in (("batch_size", batch_size), ("max_concurrent_requests", max_concurrent_requests)):
         if value < 1:
             raise UserError(f"--{flag} {value}: takes a number from 1.")
+    check_output_path(output_path)
     tasks = load_tasks(instructions_path)
     name = model_name or model_name_or_path
     generator = generator or name.rstrip("/").rpartition("/")[2]
@@ -192,7 +193,7 @@ def judge(
     check_api(api)
     if max_concurrent_requests < 1:
         raise UserError(f"--max_concurrent_requests {max_concurrent_requests}: takes a number from 1.")
-    template = load_judge_prompt(prompt_path)
+    template = load_judge_prompt(shipped(prompt_path))
     names, pairs = load_pairs(predictions_1, predictions_2)
     settings = {**pair_settings("judge", names, pairs), "judge": model_name, "prompt": digest([template])}
     with AppendOnlyFile(output_path, settings) as file:

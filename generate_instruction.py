@@ -11,7 +11,6 @@ Writes <output_dir>/regen.json, and continues from it when started again.
 import asyncio
 import collections
 import datetime
-import json
 import math
 import os
 import random
@@ -23,9 +22,10 @@ import sys
 import time
 import types
 
+from alpaca.examples import read_entries
 from alpaca.generation.task_files import TaskFiles
 from alpaca.inference.server import Answer, OnePromptPerRequest, ServerModel, check_api
-from utils import ROOT, UserError, read_text, run_commands
+from utils import ROOT, UserError, read_text, run_commands, shipped
 
 PROMPT_PATH = ROOT / "prompt.txt"
 LAST_TASK_NUMBER = 20  # prompt.txt asks for a list of twenty tasks, the sampled seed tasks included
@@ -61,24 +61,11 @@ def load_seed_tasks(path: str) -> list[dict]:
 
     Raises UserError with the line of the first one that cannot be used.
     """
-    tasks = []
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            task = json.loads(line)
-            texts = {"instruction": task["instruction"], **{k: task["instances"][0][k] for k in ("input", "output")}}
-            if not all(isinstance(text, str) for text in texts.values()) or not texts["instruction"].strip():
-                raise TypeError
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {number}, column {error.colno}: not JSON ({error.msg}).") from None
-        except (KeyError, IndexError, TypeError):
-            raise UserError(
-                f"{path}, line {number}: no seed task; it needs an instruction, and instances, a list whose first "
-                "member has an input and an output."
-            ) from None
-        tasks.append({"id": task.get("id", f"line {number}"), **texts})
-    return tasks
+    entries = read_entries(path)
+    for place, _, example in entries:
+        if not example["instruction"].strip():
+            raise UserError(f"{path}, {place} has an empty 'instruction'.")
+    return [{"id": entry.get("id", place), **example} for place, entry, example in entries]
 
 
 def encode_prompt(prompt_instructions: list[dict], prompt_path: str | os.PathLike = PROMPT_PATH) -> str:
@@ -418,7 +405,8 @@ def generate_instruction_following_data(
     """
     flags = dict(locals())
     _check_flags(flags)
-    seed_tasks = load_seed_tasks(seed_tasks_path)
+    flags["prompt_path"] = prompt_path = shipped(prompt_path)
+    seed_tasks = load_seed_tasks(shipped(seed_tasks_path))
     if len(seed_tasks) < num_prompt_instructions:
         raise UserError(f"{seed_tasks_path} has {len(seed_tasks)} tasks, fewer than --num_prompt_instructions.")
     encode_prompt(seed_tasks[:num_prompt_instructions], prompt_path)  # can it be read?

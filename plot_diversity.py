@@ -13,20 +13,18 @@ name of a dataset on the Hub, such as tatsu-lab/alpaca.
 
 import collections
 import functools
-import io
 import itertools
 import math
 import os
-import time
 import typing
 from pathlib import Path
 
 import numpy as np
 
-from alpaca.examples import read_rows
-from alpaca.generation import root_verbs
+from alpaca.examples import read_entries
 from alpaca.generation.novelty import nearest_neighbours
-from utils import UserError, did_you_mean, run_commands
+from alpaca.generation.root_verbs import Pair, root_verbs
+from utils import UserError, atomic_write, check_output_path, os_errors_in_one_line, run_commands
 
 NUM_VERBS = 20
 NUM_OBJECTS = 4  # per verb
@@ -40,8 +38,9 @@ MARGIN = 0.1  # between a label and the ends of its ring
 MAX_LETTERS = 24
 WEIGHTS = "bold", "normal"  # of the labels of the inner and the outer ring
 
-PARSERS = ("auto", "rules", "spacy")
 QUANTILES = 0.1, 0.5, 0.9
+
+TITLE = "Root verbs and direct objects of instructions"  # in the files' metadata, which shows whose they are
 
 
 class Task(typing.NamedTuple):
@@ -70,37 +69,10 @@ def load_tasks(data_path: str) -> list[Task]:
 
     Raises UserError for a file that cannot be read, or an entry without an instruction.
     """
-    tasks = []
-    for i, row in enumerate(read_rows(data_path, cache_dir=None)):
-        if not isinstance(row, dict) or not isinstance(row.get("instruction"), str):
-            raise UserError(f"{data_path}: entry {i} has no 'instruction' that is text.")
-        instances = row.get("instances")
-        part = instances[0] if isinstance(instances, list) and instances and isinstance(instances[0], dict) else row
-        texts = [part.get(name) or "" for name in ("input", "output")]
-        if not all(isinstance(text, str) for text in texts):
-            raise UserError(f"{data_path}: entry {i} has an input or output that is not text.")
-        tasks.append(Task(row["instruction"], *texts))
-    if not tasks:
-        raise UserError(f"{data_path}: no tasks in it.")
-    return tasks
+    return [Task(**example) for _, _, example in read_entries(data_path, optional=("input", "output"))]
 
 
-def choose_parser(name: str, num_cpus: int) -> tuple[typing.Callable, str]:
-    """The function that finds verb and object in sentences, and what it is called under the figure."""
-    if name not in PARSERS:
-        raise UserError(f"--parser takes {', '.join(PARSERS)}, not {name!r}.{did_you_mean(name, PARSERS)}")
-    spacy_parser = root_verbs.load_spacy_parser(num_cpus) if name != "rules" else None
-    if spacy_parser:
-        return spacy_parser
-    if name == "spacy":
-        raise UserError(
-            "--parser spacy needs spaCy and an English model: pip install spacy, then "
-            "python -m spacy download en_core_web_sm."
-        )
-    return functools.partial(root_verbs.parse_by_rules, num_processes=num_cpus), "part-of-speech tags and rules"
-
-
-def most_frequent(pairs: list[root_verbs.Pair]) -> list[Group]:
+def most_frequent(pairs: list[Pair]) -> list[Group]:
     """The root verbs that have objects most often, each with its most frequent ones."""
     counts = collections.Counter(pair for pair in pairs if pair[1] is not None)
     verbs = collections.Counter()
@@ -233,41 +205,36 @@ def _text_width(text: str, ring: int) -> float:
     return TextPath((0, 0), text, size=100, prop=FontProperties(weight=WEIGHTS[ring])).get_extents().width / 100
 
 
-def save(figure, output_path: Path) -> list[Path]:
-    """Write the figure as PNG and SVG, the same bytes in every run, and return both paths."""
-    paths = []
-    for suffix, write in ((".png", _write_png), (".svg", _write_svg)):
-        path = output_path.with_name(output_path.name + suffix)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        try:
-            write(figure, temporary)
-            os.replace(temporary, path)
-        except OSError as error:
-            raise UserError(f"{path}: cannot be written ({error.strerror}).") from None
-        finally:
-            temporary.unlink(missing_ok=True)
-        paths.append(path)
+def check_paths(output_path: str) -> list[Path]:
+    """The paths of the figure, as PNG and as SVG, in a folder that is made where there is none.
+
+    Raises UserError where one cannot be written, or is there and is no figure of this script's making.
+    """
+    output = Path(output_path.removesuffix(".png").removesuffix(".svg"))
+    if output.is_dir():
+        raise UserError(f"--output_path {output}: a folder. Name the figure in it, such as {output / 'diversity'}.")
+    with os_errors_in_one_line(output.parent, "There is no folder there, and none can be made."):
+        output.parent.mkdir(parents=True, exist_ok=True)
+    paths = [output.with_name(output.name + suffix) for suffix in (".png", ".svg")]
+    for path in paths:
+        check_output_path(path)
+        with os_errors_in_one_line(path):
+            if path.exists() and TITLE.encode() not in path.read_bytes():
+                raise UserError(f"{path}: not a figure of this script, so it stays. Name another --output_path.")
     return paths
 
 
-def _write_png(figure, path: Path) -> None:
-    from PIL import Image
-
-    rendered = io.BytesIO()
-    figure.savefig(rendered, format="png", dpi=200)
-    # Even areas and the edges between them need no more than 256 colors: a quarter of the bytes.
-    image = Image.open(rendered).convert("RGB").quantize(256, dither=Image.Dither.NONE)
-    image.save(path, format="png", optimize=True)
-
-
-def _write_svg(figure, path: Path) -> None:
+def save(figure, paths: list[Path]) -> None:
+    """Write the figure in the format of each path's suffix, the same bytes in every run."""
     import matplotlib
 
-    with matplotlib.rc_context({"svg.hashsalt": "diversity"}):  # else its ids are random
-        figure.savefig(path, format="svg", metadata={"Date": None})
+    for path in paths:
+        # Without a salt the ids in an SVG file are random.
+        with matplotlib.rc_context({"svg.hashsalt": "diversity"}), atomic_write(path, "wb") as f:
+            figure.savefig(f, format=path.suffix[1:], metadata={"Title": TITLE, "Date": None})
 
 
-def measure(tasks: list[Task], pairs: list[root_verbs.Pair], num_cpus: int) -> dict[str, str]:
+def measure(tasks: list[Task], pairs: list[Pair], num_cpus: int) -> dict[str, str]:
     """The rows of the table of diversity for one data file."""
     nearest = nearest_neighbours([task.instruction for task in tasks], num_cpus)
     rows = {
@@ -298,7 +265,7 @@ def markdown_table(columns: dict[str, dict[str, str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def make_caption(name: str, pairs: list[root_verbs.Pair], groups: list[Group], how: str) -> str:
+def make_caption(name: str, pairs: list[Pair], groups: list[Group]) -> str:
     num_shown = sum(count for group in groups for _, count in group.objects)
     num_pairs = sum(obj is not None for _, obj in pairs)
     return (
@@ -306,7 +273,7 @@ def make_caption(name: str, pairs: list[root_verbs.Pair], groups: list[Group], h
         f"Inside: the {len(groups)} most frequent root verbs that have a direct object. Outside: the most frequent "
         f"objects of each, up to {NUM_OBJECTS}.\n"
         f"Shown: {num_shown:,} of {len(pairs):,} instructions. A root verb with a direct object was found in "
-        f"{_percent(num_pairs, len(pairs))} of them, by {how}.\n"
+        f"{_percent(num_pairs, len(pairs))} of them, by part-of-speech tags and rules.\n"
         "Numbers count instructions. The outer angles are in proportion to them, but none is narrower than its label."
     )
 
@@ -315,7 +282,6 @@ def plot(
     data_path: str = "./alpaca_data.json",
     output_path: str = "./assets/diversity",
     compare_paths: str | None = None,
-    parser: str = "auto",
 ) -> None:
     """Draw the root verbs and direct objects of a data file, and print a table of its diversity.
 
@@ -323,35 +289,22 @@ def plot(
         data_path: JSON list, JSON lines or Parquet with an "instruction" in each entry, or a dataset on the Hub.
         output_path: the figure is written there, with .png and .svg added.
         compare_paths: further data files, with commas between, as further columns of the table.
-        parser: auto, rules or spacy. spacy is a dependency parser and needs an English model of spaCy; rules needs
-            nothing more; auto is spacy where that is installed.
     """
-    started = time.monotonic()
-    num_cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    parse, how = choose_parser(parser, num_cpus)
-    output = Path(output_path.removesuffix(".png").removesuffix(".svg"))
+    written = check_paths(output_path)
+    num_cpus = os.cpu_count() or 1
     paths = [data_path, *filter(None, map(str.strip, (compare_paths or "").split(",")))]
     files = [load_tasks(path) for path in paths]
-    if output.is_dir():
-        raise UserError(f"--output_path {output}: a folder. Name the figure in it, such as {output / 'diversity'}.")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{output.parent}: no folder, and none can be made there ({error.strerror}).") from None
-
-    pairs = root_verbs.root_verbs([task.instruction for task in files[0]], parse)
-    groups = most_frequent(pairs)
+    pairs = [root_verbs([task.instruction for task in tasks], num_cpus) for tasks in files]
+    groups = most_frequent(pairs[0])
     if not groups:
         raise UserError(f"{data_path}: no instruction has a verb with a direct object. Are the instructions English?")
-    written = save(draw(groups, make_caption(Path(data_path).name, pairs, groups, how)), output)
-    print(f"Wrote {written[0]} and {written[1]}: {time.monotonic() - started:.1f} s for {len(pairs):,} instructions.")
+    save(draw(groups, make_caption(Path(data_path).name, pairs[0], groups)), written)
+    print(f"Wrote {written[0]} and {written[1]}.")
 
     columns = {}
-    for path, tasks in zip(paths, files, strict=True):
-        if path != data_path:
-            pairs = root_verbs.root_verbs([task.instruction for task in tasks], parse)
+    for path, tasks, pairs_of_file in zip(paths, files, pairs, strict=True):
         name = Path(path).name
-        columns[path if name in columns else name] = measure(tasks, pairs, num_cpus)
+        columns[path if name in columns else name] = measure(tasks, pairs_of_file, num_cpus)
     print("\n" + markdown_table(columns))
 
 

@@ -8,6 +8,7 @@ Importing this module changes nothing and loads nothing heavy.
 import contextlib
 import difflib
 import errno
+import functools
 import inspect
 import json
 import os
@@ -78,14 +79,14 @@ def jdump(obj: typing.Any, path: str | os.PathLike) -> None:
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[typing.IO]:
+def atomic_write(path: str | os.PathLike, mode: str = "w", advice: str = "") -> Iterator[typing.IO]:
     """A file under a temporary name, which becomes path, flushed to the disk, when the block ends without an error.
 
-    mode is "w" for UTF-8 text or "wb". Raises UserError where the disk takes no more.
+    mode is "w" for UTF-8 text or "wb". Raises UserError, with advice, where the disk takes no more.
     """
     path = Path(path)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with os_errors_in_one_line(path):
+    with os_errors_in_one_line(path, advice):
         try:
             with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as f:
                 yield f
@@ -129,6 +130,16 @@ def check_output_path(path: str | os.PathLike) -> None:
         raise UserError(f"{path}: no permission to write there.")
 
 
+def shipped(path: str) -> str:
+    """path, or, where it is a bare name and no such file is here, the file of this name that ships with the project.
+
+    >>> Path(shipped("./judge_prompt.txt")).exists(), shipped("no_prompt.txt"), shipped("no/prompt.txt")
+    (True, 'no_prompt.txt', 'no/prompt.txt')
+    """
+    is_name_only = len(Path(path).parts) == 1 and (ROOT / path).is_file()
+    return str(ROOT / path) if is_name_only and not Path(path).exists() else path
+
+
 def is_hub_name(name: str) -> bool:
     """Whether name can be that of a model or dataset on the Hub, rather than a path.
 
@@ -161,11 +172,13 @@ def run_commands(commands: dict[str, Callable], argv: list[str] | None = None) -
     argv = sys.argv[1:] if argv is None else argv
     script = Path(sys.argv[0]).name
     try:
-        _check_names(commands, argv)
-        for command in commands.values():
-            parsers = {p.name: _value_parser(p) for p in inspect.signature(command).parameters.values()}
-            fire.decorators.SetParseFns(**parsers)(command)
-        fire.Fire(commands, command=argv, name=script)
+        if argv and argv[0] not in (*commands, "-h", "--help", "--"):
+            hint = did_you_mean(argv[0], commands)
+            raise UserError(f"no command {argv[0]!r}.{hint} Commands: {', '.join(commands)}.")
+        if {"-h", "--help"} & set(argv):
+            fire.Fire(commands, command=[name for name in argv[:1] if name in commands] + ["--help"], name=script)
+        as_text = fire.decorators.SetParseFn(str)
+        fire.Fire({name: as_text(_checked(name, f)) for name, f in commands.items()}, command=argv, name=script)
     except UserError as error:
         print(f"{script}: {error}", file=sys.stderr)
         raise SystemExit(1) from None
@@ -174,58 +187,48 @@ def run_commands(commands: dict[str, Callable], argv: list[str] | None = None) -
         raise SystemExit(130) from None
 
 
-def _check_names(commands: dict[str, Callable], argv: list[str]) -> None:
-    """Raise UserError for a command or flag that does not exist, a value too many, a flag left out."""
-    if not argv or argv[0] in ("-h", "--help", "--"):
-        return
-    name, arguments = argv[0], argv[1:]
-    if name not in commands:
-        raise UserError(f"no command {name!r}.{did_you_mean(name, commands)} Commands: {', '.join(commands)}.")
-    if {"-h", "--help"} & set(arguments):
-        return
-    if "--" in arguments:  # what follows is for fire itself
-        arguments = arguments[: arguments.index("--")]
-    parameters = inspect.signature(commands[name]).parameters
-    given, positional, takes_value = set(), [], False
-    for argument in arguments:
-        if re.match(r"--|-[a-zA-Z](=|$)", argument):
-            flag, takes_value = argument.split("=")[0], "=" not in argument
-            word = flag.lstrip("-").replace("-", "_")
-            # fire reads -x as the one flag that starts with x.
-            matches = [p for p in parameters if p == word or (flag[:2] != "--" and p.startswith(word))]
-            if len(matches) != 1:
-                raise UserError(
-                    f"{name} has no flag {flag}.{did_you_mean('--' + word, ['--' + p for p in parameters])}"
-                )
-            given.add(matches[0])
-        elif takes_value:
-            takes_value = False
-        else:
-            positional.append(argument)
-    open_parameters = [p for p in parameters.values() if p.name not in given]
-    if len(positional) > len(open_parameters):
-        raise UserError(f"{name} cannot place {positional[-1]!r}: write --flag value, and quote values with spaces.")
-    missing = [f"--{p.name}" for p in open_parameters[len(positional) :] if p.default is p.empty]
-    if missing:
-        raise UserError(f"{name} needs {' and '.join(missing)}.")
+def _checked(name: str, command: Callable) -> Callable:
+    """command as one that takes any value and flag, as texts, so that fire hands over all; what does not fit raises."""
+    parameters = inspect.signature(command).parameters
+
+    @functools.wraps(command)
+    def run(*values: str, **flags: str) -> None:
+        given = {}
+        for flag, text in flags.items():
+            # -x is the one flag that starts with x.
+            fitting = [flag] if flag in parameters else [p for p in parameters if p[0] == flag]
+            if len(fitting) != 1:
+                known = [f"--{p}" for p in parameters]
+                raise UserError(f"{name} has no flag --{flag}.{did_you_mean('--' + flag, known)}")
+            given[fitting[0]] = text
+        free = [p for p in parameters if p not in given]
+        if len(values) > len(free):
+            raise UserError(f"{name} cannot place {values[-1]!r}: write --flag value, and quote values with spaces.")
+        given.update(zip(free, values, strict=False))
+        missing = [f"--{p}" for p in free[len(values) :] if parameters[p].default is inspect.Parameter.empty]
+        if missing:
+            raise UserError(f"{name} needs {' and '.join(missing)}.")
+        command(**{p: _read_value(parameters[p], text) for p, text in given.items()})
+
+    # The names, too, since fire reads --noisy as "--isy False" where it does not know noisy.
+    values, flags = inspect.signature(run, follow_wrapped=False).parameters.values()
+    named = [p.replace(kind=p.KEYWORD_ONLY, default=None) for p in parameters.values()]
+    run.__signature__ = inspect.Signature([values, *named, flags])
+    return run
 
 
-def _value_parser(parameter: inspect.Parameter) -> Callable[[str], typing.Any]:
-    """A function that reads a flag's text as the parameter's annotation says (str, int, float, bool, X | None)."""
+def _read_value(parameter: inspect.Parameter, text: str) -> typing.Any:
+    """A flag's text read as the parameter's annotation says (str, int, float, bool, X | None)."""
     kinds = typing.get_args(parameter.annotation) or (parameter.annotation,)
-
-    def parse(text: str) -> typing.Any:
-        if types.NoneType in kinds and text == "None":
-            return None
-        if str in kinds:
-            return text
-        if bool in kinds and text.lower() in ("true", "false"):
-            return text.lower() == "true"
-        for kind in (int, float):
-            if kind in kinds:
-                with contextlib.suppress(ValueError):
-                    return kind(text)
-        names = " or ".join("None" if k is types.NoneType else k.__name__ for k in kinds)
-        raise UserError(f"--{parameter.name} takes {names}, not {text!r}.")
-
-    return parse
+    if types.NoneType in kinds and text == "None":
+        return None
+    if str in kinds:
+        return text
+    if bool in kinds and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        if kind in kinds:
+            with contextlib.suppress(ValueError):
+                return kind(text)
+    names = " or ".join("None" if kind is types.NoneType else kind.__name__ for kind in kinds)
+    raise UserError(f"--{parameter.name} takes {names}, not {text!r}.")

@@ -16,25 +16,36 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from alpaca.weights import completion, model_files
-from alpaca.weights import manifest as proof
-from alpaca.weights.model_files import ITEMSIZE, Shards, ShardWriter, StoredTensor, bytes_of, new_directory, size_text
+from alpaca.training.memory import available_cpu_bytes
+from alpaca.weights import model_files
+from alpaca.weights.manifest import MANIFEST, Manifest, read_manifest
+from alpaca.weights.model_files import INDEX, Shards, ShardWriter, StoredTensor, bytes_of, new_directory, size_text
 from alpaca.weights.pairs import (
     Architecture,
     Pair,
-    add_twice_where_subtracted_twice,
     count_tokens_without_pad,
-    one_torch_thread,
+    lay_out,
     pair_up,
     read_architecture,
     stream,
 )
-from utils import UserError, run_commands
+from utils import UserError, format_prompt, os_errors_in_one_line, run_commands
 
-# Shards of an exact diff carry another name, so that no library takes differences of bit patterns for weights.
-EXACT_PREFIX = "exact-"
 # Follows from the configuration. The library versions of spring 2023 stored one such buffer per layer.
 ROTARY_BUFFER = "rotary_emb.inv_freq"
+
+# The published Alpaca-7B is LLaMA-7B with one more row, for [PAD], in both embeddings.
+ALPACA_7B_PARAMETERS = 6_738_423_808
+ALPACA_7B_EMBEDDING = (32001, 4096)
+# The original script's sum and tolerance.
+ALPACA_7B_SUM, SUM_TOLERANCE = 50637.1836, 1e-2
+# In the state dict that the sum was taken over, each layer's tensors came in this order.
+LAYER_ORDER = ("q_proj", "k_proj", "v_proj", "o_proj", "inv_freq", "gate_proj", "down_proj", "up_proj")
+LAYER_ORDER += ("input_layernorm", "post_attention_layernorm")
+
+INSTRUCTION = "Name three things that people use every day."
+NEW_TOKENS = 64
+WORKING_BYTES = 1 << 29  # what inference takes beside the weights
 
 
 # ---- What both commands need ----
@@ -81,43 +92,12 @@ def open_model(path: str, prefix: str = "") -> tuple[dict[str, StoredTensor], di
     return {name: tensor for name, tensor in tensors.items() if name not in buffers}, buffers
 
 
-def lay_out(pairs: list[Pair], exact: bool, prefix: str) -> Shards:
-    """One shard for each file that the pairs come from."""
-    shards: Shards = {}
-    for pair in pairs:
-        stem = pair.source.path.stem.removeprefix(EXACT_PREFIX).replace("pytorch_model", "model")
-        layout = shards.setdefault(f"{prefix}{stem}.safetensors", [])
-        layout.append((pair.name, pair.source.dtype if exact else "F32", pair.source.shape))
-    for layout in shards.values():  # as safetensors itself does: large types first, so that all are aligned
-        layout.sort(key=lambda entry: -ITEMSIZE[entry[1]])
-    return shards
-
-
 def announce(pairs: list[Pair], shards: Shards, target: str | None) -> None:
     """Say what is about to be written, and where the base model gains a row."""
     size = f"{size_text(model_files.total_bytes(shards))} to {target}" if target else "nothing (no --path_tuned)"
     print(f"{model_files.total_numel(shards):,} parameters in {len(pairs)} tensors; writing {size}.")
     if longer := [pair.name for pair in pairs if pair.base_numel < pair.source.numel]:
         print(f"The base model has no pad token: {' and '.join(longer)} gain a row for [PAD], the mean of the others.")
-
-
-def write_small_files(directory: Path, files: dict[str, bytes], shards: Shards, index: bytes | None) -> None:
-    """All of a model but its shards; config.json, without which nothing loads, comes last.
-
-    index: the content of one that there is already, to be kept if it fits. Indices do not show EXACT_PREFIX.
-    """
-    prefix = EXACT_PREFIX if next(iter(shards)).startswith(EXACT_PREFIX) else ""
-    if shards.keys() != {f"{prefix}model.safetensors"}:
-        new_index = model_files.index_of({name.removeprefix(prefix): layout for name, layout in shards.items()})
-        is_same = index is not None and json.loads(index)["weight_map"] == json.loads(new_index)["weight_map"]
-        model_files.write_file(directory / f"{prefix}model.safetensors.index.json", index if is_same else new_index)
-    for name in sorted(files, key="config.json".__eq__):
-        model_files.write_file(directory / name, files[name])
-
-
-def read_index(path: str, prefix: str = "") -> bytes | None:
-    file = Path(path) / f"{prefix}model.safetensors.index.json"
-    return file.read_bytes() if file.is_file() else None
 
 
 def float32_config(content: bytes, is_tied: bool | None) -> bytes:
@@ -145,7 +125,7 @@ def make_diff(path_raw: str, path_tuned: str, path_diff: str, device: str = "cpu
         device: cpu or cuda: where the arithmetic is done.
         exact: store differences of bit patterns in the tuned model's own type; it will be recovered bit for bit.
     """
-    with model_files.os_errors_in_one_line(), one_torch_thread():
+    with os_errors_in_one_line():
         check_device(device)
         model_files.check_unused(path_diff)
         base, base_buffers = open_model(path_raw)
@@ -153,7 +133,7 @@ def make_diff(path_raw: str, path_tuned: str, path_diff: str, device: str = "cpu
         architecture = read_architecture(path_tuned)
         tuned, twins = (tuned, []) if exact else as_in_state_dict(tuned, architecture)
         pairs = pair_up(tuned, base, architecture, count_tokens_without_pad(path_raw))
-        shards = lay_out(pairs, exact, EXACT_PREFIX if exact else "")
+        shards = lay_out(pairs, exact, model_files.EXACT_PREFIX if exact else "")
         # Zeros, which a new file holds anyway: an old library adds the base model's buffers to those of the diff.
         buffers = {} if exact else {name: tensor.shape for name, tensor in {**base_buffers, **tuned_buffers}.items()}
         shards[next(iter(shards))] += [(name, "F32", shape) for name, shape in buffers.items()]
@@ -162,24 +142,17 @@ def make_diff(path_raw: str, path_tuned: str, path_diff: str, device: str = "cpu
             print(f"{len(left_out)} tensors that are no part of the model are left out: {left_out[0]}, ...")
         with new_directory(path_diff, model_files.total_bytes(shards)) as directory:
             writer = ShardWriter(directory, shards)
-            work = functools.partial(subtract_pair, exact=exact, device=device, write=writer.write)
-            records = stream(work, pairs, "make_diff", sum(pair.nbytes for pair in pairs))
+            num_bytes = sum(pair.nbytes for pair in pairs)
+            records = stream(subtract_pair, pairs, "make_diff", num_bytes, exact, device, writer.write)
             headers = writer.finish()
             files = model_files.small_files(path_tuned)
             if not exact:
                 files["config.json"] = float32_config(files["config.json"], False if architecture.tied else None)
-            write_small_files(directory, files, shards, read_index(path_tuned) if exact else None)
-            proof.write_manifest(
-                directory,
-                headers,
-                {name: 4 * math.prod(shape) for name, shape in buffers.items()},
-                exact=exact,
-                prefix=architecture.prefix,
-                tied=architecture.tied,
-                twins=twins,
-                tensors={pair.name: record for pair, record in zip(pairs, records, strict=True)},
-            )
-    print(describe_deviation({pair.name: r["deviation"] for pair, r in zip(pairs, records, strict=True)}, exact))
+            model_files.write_small_files(directory, files, shards, Path(path_tuned) / INDEX)
+            tensors = {pair.name: record for pair, record in zip(pairs, records, strict=True)}
+            manifest = Manifest(exact, architecture.prefix, architecture.tied, twins, tensors)
+            manifest.write(directory, headers, {name: 4 * math.prod(shape) for name, shape in buffers.items()})
+    print(describe_deviation(manifest))
     print(f"Wrote {path_diff}.")
 
 
@@ -194,11 +167,10 @@ def as_in_state_dict(
     full_names = {architecture.bare(name): name for name in architecture.names}
     tensors = {full_names.get(architecture.bare(name), name): tensor for name, tensor in tuned.items()}
     twins = []
-    for names in architecture.tied.items():
-        for name, other in (names, names[::-1]):
-            if name not in tensors and other in tensors:
-                tensors[name] = tensors[other]
-                twins.append(name)
+    for name, twin in architecture.twins:
+        if name not in tensors and twin in tensors:
+            tensors[name] = tensors[twin]
+            twins.append(name)
     return tensors, twins
 
 
@@ -234,10 +206,11 @@ def subtract_pair(pair: Pair, advance: Callable[[int], None], exact: bool, devic
     }
 
 
-def describe_deviation(deviations: dict[str, float | None], exact: bool) -> str:
-    """How far a recovered model is from the tuned one, by the largest deviation of each tensor (None: no number)."""
+def describe_deviation(manifest: Manifest) -> str:
+    """How far a recovered model is from the tuned one."""
+    deviations = {name: record["deviation"] for name, record in manifest.tensors.items()}  # the largest; None: NaN
     name, worst = max(deviations.items(), key=lambda item: (item[1] is None, item[1]))
-    if exact:
+    if manifest.exact:
         return "The recovered model is identical to the tuned model, bit for bit."
     if worst is None:
         return f"Warning: {name} holds values that are not finite; only --exact True recovers them."
@@ -271,129 +244,239 @@ def recover(
         check_integrity_naively: for the published Alpaca-7B diff, compare the sum of all values with the known one.
             A diff with a manifest is checked by SHA-256 in any case.
     """
-    with model_files.os_errors_in_one_line(), one_torch_thread():
+    with os_errors_in_one_line():
         check_device(device)
         if path_tuned is not None:
             model_files.check_unused(path_tuned)
-        manifest = proof.read_manifest(path_diff)
-        pairs, check_sum = plan_recovery(path_raw, path_diff, manifest, check_integrity_naively)
-        exact = manifest is not None and manifest["exact"]
-        shards = lay_out([pair for pair in pairs if pair.is_kept], exact, "")
+        manifest = read_manifest(path_diff)
+        pairs, buffer_sums = plan_recovery(path_raw, path_diff, manifest, check_integrity_naively)
+        shards = lay_out([pair for pair in pairs if pair.is_kept], manifest.exact, "")
         announce(pairs, shards, path_tuned)
-        dtype = completion.dtype_that_fits(shards) if test_inference else None
+        dtype = dtype_that_fits(shards) if test_inference else None
         state_dict = {}
         if path_tuned is None:
-            state_dict = completion.empty_state_dict(shards, dtype)
-            write = functools.partial(completion.copy_into, state_dict)
-            add_pairs(pairs, manifest, device, write, check_sum)
+            state_dict = empty_state_dict(shards, dtype)
+            add_pairs(pairs, manifest, buffer_sums, device, functools.partial(copy_into, state_dict))
         else:
             with new_directory(path_tuned, model_files.total_bytes(shards)) as directory:
                 writer = ShardWriter(directory, shards)
-                add_pairs(pairs, manifest, device, writer.write, check_sum)
+                add_pairs(pairs, manifest, buffer_sums, device, writer.write)
                 writer.finish()
-                index = read_index(path_diff, EXACT_PREFIX) if exact else None
-                write_small_files(directory, recovered_files(path_diff, manifest), shards, index)
+                files = model_files.small_files(path_diff)
+                if not manifest.exact:
+                    files["config.json"] = float32_config(files["config.json"], True if manifest.tied else None)
+                index_path = Path(path_diff) / (manifest.shard_prefix + INDEX)
+                model_files.write_small_files(directory, files, shards, index_path)
     print(describe_recovery(pairs, manifest))
     if path_tuned is not None:
         print(f"Wrote {path_tuned}.")
     if dtype is not None:
-        completion.print_completion(path_tuned or path_diff, dtype, state_dict, bool(manifest and manifest["tied"]))
+        print_completion(path_tuned or path_diff, dtype, state_dict, bool(manifest.tied))
 
 
 def plan_recovery(
-    path_raw: str, path_diff: str, manifest: dict | None, check_integrity_naively: bool
-) -> tuple[list[Pair], Callable[[dict[str, float]], str] | None]:
+    path_raw: str, path_diff: str, manifest: Manifest, check_integrity_naively: bool
+) -> tuple[list[Pair], dict[str, float]]:
     """Pair the diff with the base model, after all checks that can be made before anything is written.
 
-    The second value is a check of the sums of the recovered tensors, or None where their sum is not known.
+    The second value is the sums of the rotary buffers where the sum of all values is known, or else empty.
     """
     base, base_buffers = open_model(path_raw)
     if manifest:
-        proof.check_files(path_diff, manifest)
-        diff, diff_buffers = open_model(path_diff, EXACT_PREFIX if manifest["exact"] else "")
-        proof.check_buffers(diff_buffers, manifest)
-        pairs = proof.pairs_of_manifest(manifest, diff, base, path_raw)
-        proof.check_base(pairs, manifest, path_raw)
-        return pairs, None
-    if any(Path(path_diff).glob(f"{EXACT_PREFIX}*")):
-        raise UserError(f"{path_diff}: an exact diff without its manifest. Get {proof.MANIFEST}, too.")
+        manifest.check_files(path_diff)
+        diff, diff_buffers = open_model(path_diff, manifest.shard_prefix)
+        manifest.check_buffers(diff_buffers)
+        pairs = manifest.pair_up(diff, base, path_raw)
+        manifest.check_base(pairs, path_raw)
+        return pairs, {}
+    if any(Path(path_diff).glob(f"{model_files.EXACT_PREFIX}*")):
+        raise UserError(f"{path_diff}: an exact diff without its manifest. Get {MANIFEST}, too.")
     diff, diff_buffers = open_model(path_diff)
     architecture = read_architecture(path_diff)
     pairs = pair_up(diff, base, architecture, count_tokens_without_pad(path_raw))
-    add_twice_where_subtracted_twice(pairs, architecture)
+    add_twice_where_tied(pairs, architecture)
     if not check_integrity_naively:
-        return pairs, None
-    if not proof.is_alpaca_7b(pairs):
+        return pairs, {}
+    if not is_alpaca_7b(pairs):
         print("No manifest, and not the published Alpaca-7B, the one model whose sum is known: nothing to check it by.")
-        return pairs, None
-    return pairs, functools.partial(proof.check_sum, proof.rotary_sums(diff_buffers, base_buffers))
+        return pairs, {}
+    return pairs, rotary_sums(diff_buffers, base_buffers)
+
+
+def add_twice_where_tied(pairs: list[Pair], architecture: Architecture) -> None:
+    """Undo what the original script does to tied embeddings.
+
+    It subtracts the base from every name in the state dict, and where two names are one tensor, that is twice. Diffs
+    made here have a manifest, and are untied unless exact: one without, whose configuration ties, is of its making.
+    """
+    tied = {architecture.bare(name) for name, _ in architecture.twins}
+    for pair in pairs:
+        if architecture.bare(pair.name) in tied:
+            pair.times = 2
+            print(f"The base was subtracted twice from {pair.name}, as the original script does; it is added twice.")
 
 
 def add_pairs(
-    pairs: list[Pair], manifest: dict | None, device: str, write: Callable, check_sum: Callable | None
+    pairs: list[Pair], manifest: Manifest, buffer_sums: dict[str, float], device: str, write: Callable
 ) -> None:
     """Recover every tensor. Raises UserError if the manifest, or else the sum of all values, says it is wrong."""
-
-    def work(pair: Pair, advance: Callable[[int], None]) -> float:
-        return add_pair(pair, advance, manifest, device, write, check_sum is not None)
-
-    sums = stream(work, pairs, "recover", sum(pair.nbytes for pair in pairs))
-    if check_sum:
-        print(check_sum({pair.name: value for pair, value in zip(pairs, sums, strict=True)}))
+    num_bytes = sum(pair.nbytes for pair in pairs)
+    sums = stream(add_pair, pairs, "recover", num_bytes, manifest, device, write)
+    if buffer_sums:
+        print(check_sum(buffer_sums, {pair.name: value for pair, value in zip(pairs, sums, strict=True)}))
 
 
-def add_pair(
-    pair: Pair, advance: Callable[[int], None], manifest: dict | None, device: str, write: Callable, with_sum: bool
-) -> float:
-    """Recover one tensor. Returns the float64 sum of its values if that is wanted."""
+def add_pair(pair: Pair, advance: Callable[[int], None], manifest: Manifest, device: str, write: Callable) -> float:
+    """Recover one tensor. Returns the float64 sum of its values, or 0.0 where the manifest checks it instead."""
     import torch
 
-    exact = manifest is not None and manifest["exact"]
     of_diff, of_recovered, total = hashlib.sha256(), hashlib.sha256(), 0.0
     for start, stop in pair.slices():
         base, diff = pair.read_base(start, stop), pair.source.read(start, stop)
-        if manifest:
-            of_diff.update(bytes_of(diff))
         base, recovered = base.to(device), diff.to(device)
         for _ in range(pair.times):
-            recovered = add(recovered, base, exact)
+            recovered = add(recovered, base, manifest.exact)
         recovered = recovered.cpu()
         if manifest:
+            of_diff.update(bytes_of(diff))
             of_recovered.update(bytes_of(recovered))
-        if with_sum:
+        else:
             total += recovered.sum(dtype=torch.float64).item()
         if pair.is_kept:
             write(pair.name, start, recovered)
         advance(pair.nbytes_of_slice(start, stop))
     if manifest:
-        record = manifest["tensors"][pair.name]
-        if of_diff.hexdigest() != record["diff_sha256"]:
-            raise UserError(f"{pair.source.path}: tensor {pair.name} is damaged. Download the file again.")
-        if of_recovered.hexdigest() != record["recovered_sha256"]:
-            raise UserError(
-                f"{pair.name}: came out wrong, though {pair.base.path} and {pair.source.path} are intact. Was the base "
-                "changed meanwhile? If not, the arithmetic of this device is at fault."
-            )
+        manifest.check_recovered(pair, of_diff.hexdigest(), of_recovered.hexdigest())
     return total
 
 
-def recovered_files(path_diff: str, manifest: dict | None) -> dict[str, bytes]:
-    """Configuration and tokenizer of the recovered model: the tuned model's."""
-    files = model_files.small_files(path_diff)
-    if not (manifest and manifest["exact"]):
-        files["config.json"] = float32_config(files["config.json"], True if manifest and manifest["tied"] else None)
-    return files
-
-
-def describe_recovery(pairs: list[Pair], manifest: dict | None) -> str:
-    if manifest is None:
+def describe_recovery(pairs: list[Pair], manifest: Manifest) -> str:
+    if not manifest:
         return f"Recovered {len(pairs)} tensors."
-    kept = sum(pair.is_kept for pair in pairs)
-    deviations = {name: record["deviation"] for name, record in manifest["tensors"].items()}
+    num_kept = sum(pair.is_kept for pair in pairs)
     return (
-        f"Recovered {kept} tensors; base, diff and result have the SHA-256 that the manifest says. "
-        + describe_deviation(deviations, manifest["exact"])
+        f"Recovered {num_kept} tensors; base, diff and result have the SHA-256 that the manifest says. "
+        f"{describe_deviation(manifest)}"
     )
+
+
+# ---- Alpaca-7B's known sum ----
+
+
+def is_alpaca_7b(pairs: list[Pair]) -> bool:
+    """Whether these are the shapes of the published Alpaca-7B."""
+    return sum(pair.source.numel for pair in pairs) == ALPACA_7B_PARAMETERS and any(
+        pair.source.shape == ALPACA_7B_EMBEDDING for pair in pairs
+    )
+
+
+def check_sum(buffers: dict[str, float], sums: dict[str, float]) -> str:
+    """Compare the sum of all values with that of the published Alpaca-7B; say what it is, or raise UserError.
+
+    buffers, sums: name -> float64 sum, of the rotary buffers and of all other tensors. The published number is a
+    float32 running total, one tensor after the other. Near 50,000 such a total moves in steps of 0.004, so that its
+    323 additions may end some hundredths beside the sum in float64, which is more than the tolerance. Hence both are
+    formed, the sum in float64 and the total as the original formed it, and one of them has to be right.
+    """
+    import numpy
+
+    without = math.fsum(sums.values())
+    total = without + math.fsum(buffers.values())
+    running, sums = numpy.float32(0), sums | buffers
+    for name in sorted(sums, key=_place_in_state_dict):
+        running += numpy.float32(sums[name])
+    found = f"{total:.4f} ({without:.4f} without the inv_freq buffers, which today's state dict lacks)"
+    if min(abs(total - ALPACA_7B_SUM), abs(float(running) - ALPACA_7B_SUM)) > SUM_TOLERANCE:
+        raise UserError(
+            f"the sum of all values is {found}, not Alpaca-7B's {ALPACA_7B_SUM}: a file of the base or of the diff is "
+            "damaged, or they do not belong together. --check_integrity_naively False recovers in spite of it."
+        )
+    return f"The sum of all values is {found}, as it has to be for Alpaca-7B ({ALPACA_7B_SUM})."
+
+
+def _place_in_state_dict(name: str) -> tuple:
+    """A key that sorts LLaMA's tensors as the original's state dict had them."""
+    parts = name.split(".")
+    if "layers" in parts:
+        return 1, int(parts[parts.index("layers") + 1]), next(i for i, n in enumerate(LAYER_ORDER) if n in parts)
+    return (0,) if "embed_tokens" in parts else (2, parts[0] == "lm_head")
+
+
+def rotary_sums(diff: dict[str, StoredTensor], base: dict[str, StoredTensor]) -> dict[str, float]:
+    """The sum of every layer's inv_freq buffer as the original recovered it: from the files, or else computed.
+
+    RoPE, arXiv 2104.09864: inv_freq[i] = 10000^(-2i/128) for heads of 128.
+    """
+    import torch
+
+    computed = 1.0 / (10000 ** (torch.arange(0, 128, 2).float() / 128))
+    sums = {}
+    for layer in range(32):
+        name = f"model.layers.{layer}.self_attn.rotary_emb.inv_freq"
+        values = base[name].read(0, base[name].numel).float() if name in base else computed
+        if name in diff:
+            values = values + diff[name].read(0, diff[name].numel).float()
+        sums[name] = values.sum(dtype=torch.float64).item()
+    return sums
+
+
+# ---- The completion at the end ----
+
+
+def dtype_that_fits(shards: Shards):
+    """float32 or bfloat16, whichever the memory has room for, or None, after a line that says so."""
+    import torch
+
+    numel = model_files.total_numel(shards)
+    available = available_cpu_bytes()
+    for dtype in (torch.float32, torch.bfloat16):
+        if numel * dtype.itemsize + WORKING_BYTES <= available:
+            return dtype
+    print(
+        f"No completion from the recovered model: it needs {size_text(numel * 2 + WORKING_BYTES)} of memory, "
+        f"{size_text(available)} are available."
+    )
+    return None
+
+
+def empty_state_dict(shards: Shards, dtype) -> dict:
+    import torch
+
+    if dtype is None:
+        return {}
+    return {name: torch.empty(shape, dtype=dtype) for layout in shards.values() for name, _, shape in layout}
+
+
+def copy_into(state_dict: dict, name: str, start: int, values) -> None:
+    """Keep a slice of a recovered tensor, if it is wanted."""
+    if name in state_dict:
+        state_dict[name].view(-1)[start : start + len(values)] = values
+
+
+def print_completion(path: str, dtype, state_dict: dict, is_tied: bool) -> None:
+    """Print a model's answer to INSTRUCTION.
+
+    path holds the model or, where there is a state_dict, what else belongs to it; is_tied then says that its
+    embeddings are tied, whatever the configuration there says.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    if state_dict:
+        config = AutoConfig.from_pretrained(path)
+        if is_tied:
+            config.tie_word_embeddings = True
+        with torch.device("meta"):  # only to learn its class
+            model_class = type(AutoModelForCausalLM.from_config(config))
+        model = model_class.from_pretrained(None, config=config, state_dict=state_dict, dtype=dtype)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+    inputs = tokenizer(format_prompt(INSTRUCTION), return_tensors="pt")
+    with torch.inference_mode():
+        ids = model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
+    completion = tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    print(f"Instruction: {INSTRUCTION}\nCompletion ({str(dtype).removeprefix('torch.')}): {completion.strip()}")
 
 
 if __name__ == "__main__":

@@ -1,79 +1,117 @@
-"""Reading instruction data: JSON list, JSON lines, Parquet, or a dataset on the Hub, checked entry by entry."""
+"""The one reader of tasks and examples, checked entry by entry: JSON list, JSON lines, Parquet, a dataset on the Hub.
+
+An entry is of Alpaca's format (instruction, input, output), of Self-Instruct's (instruction and instances, of which the
+first one's input and output are taken: seed tasks and its evaluation), or of predictions (output, or Self-Instruct's
+response, beside the instruction).
+"""
 
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
 import json
+import os
+import typing
+from collections.abc import Iterator
 from pathlib import Path
 
-from utils import UserError, jload
+from utils import UserError, is_hub_name, jload, os_errors_in_one_line
 
 FIELDS = ("instruction", "input", "output")
+COLUMNS = (*FIELDS, "response", "instances", "generator", "id")  # others are not read from Parquet and the Hub
 
 
-def load_examples(data_path: str, cache_dir: str | None = None) -> list[dict[str, str]]:
+def load_examples(data_path: str | os.PathLike, cache_dir: str | None = None) -> list[dict[str, str]]:
     """Read examples with the fields instruction, input and output from a file or from the Hub.
 
-    A missing input counts as "", other fields are dropped. Raises UserError, with the index of the first bad
-    example, where a field is missing or is not text, and for a file that is missing, empty or damaged.
+    A missing input counts as "", other fields are dropped. Raises UserError as read_entries does.
+    """
+    return [example for _, _, example in read_entries(data_path, cache_dir)]
+
+
+def read_entries(
+    data_path: str | os.PathLike, cache_dir: str | None = None, optional: tuple[str, ...] = ("input",)
+) -> list[tuple[str, dict, dict[str, str]]]:
+    """(place, entry as it is, its instruction, input and output) of each entry; a missing optional field is "".
+
+    The place is that of read_rows. Raises UserError, with the place of the first bad entry, where a field is missing
+    or is not text, and for a file that is missing, empty or damaged.
     """
     rows = read_rows(data_path, cache_dir)
     if not rows:
         raise UserError(f"{data_path}: no examples in it.")
-    problems = [f"entry {i} {why}" for i, row in enumerate(rows) if (why := why_unusable(row))]
+    problems = [f"{place} {why}" for place, row in rows if (why := why_unusable(row, optional))]
     if problems:
+        required = " and ".join(name for name in FIELDS if name not in optional)
         raise UserError(
-            f"{data_path}: {problems[0]} ({len(problems)} of {len(rows)} entries cannot be used). "
-            "Each entry needs instruction and output as text, and may have an input."
+            f"{data_path}, {problems[0]} ({len(problems)} of {len(rows)} entries cannot be used). "
+            f"Each entry needs {required} as text."
         )
-    return [{name: row.get(name, "") for name in FIELDS} for row in rows]
+    return [(place, row, {name: text or "" for name, text in fields_of(row).items()}) for place, row in rows]
 
 
-def why_unusable(row) -> str | None:
+def fields_of(row: dict) -> dict:
+    """Instruction, input and output of an entry in any format, unchecked; None where it has none.
+
+    >>> fields_of({"instruction": "Add.", "instances": [{"input": "1, 2", "output": "3"}]})
+    {'instruction': 'Add.', 'input': '1, 2', 'output': '3'}
+    """
+    instances = row.get("instances")
+    instance = instances[0] if isinstance(instances, list) and instances else None
+    response = {"output": row["response"]} if "response" in row else {}
+    fields = {**(instance if isinstance(instance, dict) else {}), **response, **row}
+    return {name: fields.get(name) for name in FIELDS}
+
+
+def why_unusable(row: typing.Any, optional: tuple[str, ...]) -> str | None:
     if not isinstance(row, dict):
         return f"is not an object but {type(row).__name__}"
-    for name in FIELDS:
-        if name not in row and name != "input":
+    for name, text in fields_of(row).items():
+        if text is None and name not in optional:
             return f"has no {name!r}"
-        if not isinstance(row.get(name, ""), str):
-            return f"has a field {name!r} that is not text but {type(row[name]).__name__}"
+        if not isinstance(text, str | None):
+            return f"has a field {name!r} that is not text but {type(text).__name__}"
     return None
 
 
-def read_rows(data_path: str, cache_dir: str | None) -> list:
-    """The rows of a JSON list, JSON lines or Parquet file, or of the train split of a dataset on the Hub."""
+def read_rows(data_path: str | os.PathLike, cache_dir: str | None = None) -> list[tuple[str, typing.Any]]:
+    """(place, row) of every row of a JSON list, JSON lines or Parquet file, or of the train split of a dataset on the
+    Hub. The place, for messages, is "line 3" in JSON lines, counted from 1, and else "entry 2", the index from 0."""
     path = Path(data_path)
     if not path.exists():
-        if path.suffix in (".json", ".jsonl", ".parquet") or data_path.count("/") != 1 or data_path[0] in "./~":
-            raise UserError(f"{data_path}: no such file.")
-        return read_hub_dataset(data_path, cache_dir)
+        if "/" in str(data_path) and is_hub_name(str(data_path)):
+            return _with_index(read_hub_dataset(str(data_path), cache_dir))
+        raise UserError(f"{data_path}: no such file.")
     if path.is_dir():
-        raise UserError(f"{data_path}: a folder; --data_path takes a JSON, JSON lines or Parquet file.")
-    try:
+        raise UserError(f"{data_path}: a folder. Name a JSON, JSON lines or Parquet file.")
+    with os_errors_in_one_line(path):
         with open(path, "rb") as f:
-            start = f.read(4)
-    except OSError as error:
-        raise UserError(f"{data_path}: cannot be read ({error.strerror}).") from None
-    if start == b"PAR1":
-        return read_parquet(path)
-    if start.lstrip()[:1] != b"{":
-        rows = jload(path)
-        if not isinstance(rows, list):
-            raise UserError(f"{data_path}: holds {type(rows).__name__}, not a list of examples.")
-        return rows
-    return read_json_lines(path)
+            start = f.read(16)
+        if start.startswith(b"PAR1"):
+            return _with_index(read_parquet(path))
+        if start.lstrip().startswith(b"{"):
+            return list(parse_json_lines(path.read_bytes(), path))
+    rows = jload(path)
+    if not isinstance(rows, list):
+        raise UserError(f"{data_path}: holds {type(rows).__name__}, not a list of examples.")
+    return _with_index(rows)
 
 
-def read_json_lines(path: Path) -> list:
-    rows = []
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+def _with_index(rows: list) -> list[tuple[str, typing.Any]]:
+    return [(f"entry {i}", row) for i, row in enumerate(rows)]
+
+
+def parse_json_lines(data: bytes, path: str | os.PathLike) -> Iterator[tuple[str, typing.Any]]:
+    """("line 3", what it holds) of each line of data that is not empty. Raises UserError, with the place in the file
+    path, for a line that is not JSON."""
+    for number, line in enumerate(data.split(b"\n"), start=1):
         if line.strip():
             try:
-                rows.append(json.loads(line))
+                row = json.loads(line.decode("utf-8"))
             except json.JSONDecodeError as error:
-                raise UserError(f"{path}, line {number}: not JSON ({error.msg}).") from None
-            except UnicodeDecodeError:
-                raise UserError(f"{path}, line {number}: not UTF-8 text.") from None
-    return rows
+                place = f"{path}, line {number}, column {error.colno}"
+                raise UserError(f"{place}: not JSON ({error.msg}).") from None
+            except UnicodeDecodeError as error:
+                raise UserError(f"{path}, line {number}, byte {error.start}: not UTF-8 text.") from None
+            yield f"line {number}", row
 
 
 def read_parquet(path: Path) -> list[dict]:
@@ -83,7 +121,7 @@ def read_parquet(path: Path) -> list[dict]:
     try:
         # ParquetFile, not read_table: a folder name such as input=1 would add columns.
         table = pyarrow.parquet.ParquetFile(path)
-        columns = [name for name in FIELDS if name in table.schema_arrow.names]
+        columns = [name for name in COLUMNS if name in table.schema_arrow.names]
         return table.read(columns=columns).to_pylist()
     except pyarrow.ArrowInvalid as error:
         raise UserError(f"{path}: not a whole Parquet file ({' '.join(str(error).split())}).") from None
@@ -97,4 +135,4 @@ def read_hub_dataset(name: str, cache_dir: str | None) -> list[dict]:
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{name}: neither a file nor a dataset that the Hub gives out ({reason}).") from None
-    return dataset.select_columns([column for column in FIELDS if column in dataset.column_names]).to_list()
+    return dataset.select_columns([column for column in COLUMNS if column in dataset.column_names]).to_list()

@@ -1,83 +1,107 @@
-"""Results on disk as they come: a JSON lines file that is only ever appended to, and survives a kill at any instant.
+"""Results on disk as they come: a JSON lines file that is appended to, and survives a kill at any instant.
 
-Its first line holds the settings that the results were made with, so that a run continues its own work only.
+Its first line can hold the settings that the results were made with, so that a run continues its own work only.
 """
 
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
+import contextlib
 import fcntl
 import json
 import os
 import threading
 from pathlib import Path
 
-from utils import UserError
+from alpaca.examples import parse_json_lines
+from utils import UserError, check_output_path, os_errors_in_one_line, sync_directory
+
+ADVICE = "Everything before is safe. Make room and run the same command again."
 
 
-def read_rows(path: str | os.PathLike) -> list[dict]:
-    """The JSON objects in the whole lines of a file; a last line without its end was cut off by a kill.
+def whole_lines(data: bytes, path: str | os.PathLike) -> list[dict]:
+    """The JSON objects in the whole lines of a file's data; a last line without its end was cut off by a kill.
 
     Raises UserError with the line's number where there is anything else.
     """
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: {(error.strerror or str(error)).lower()}.") from None
     rows = []
-    for number, line in enumerate(data.split(b"\n")[:-1], start=1):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
+    for place, row in parse_json_lines(data[: data.rfind(b"\n") + 1], path):
         if not isinstance(row, dict):
-            raise UserError(f"{path}, line {number}: not a JSON object. Mend the line, or move the file away.")
+            raise UserError(f"{path}, {place}: not a JSON object. Mend the line, or move the file away.")
         rows.append(row)
     return rows
 
 
 def read_settings_and_rows(path: str | os.PathLike) -> tuple[dict, list[dict]]:
-    """The settings in the first line, {} in an empty file, and the rows after it."""
-    settings, *rows = read_rows(path) or [{"settings": {}}]
-    if not isinstance(settings.get("settings"), dict):
+    """The settings in the first line of a file, and the rows after it."""
+    with os_errors_in_one_line(path):
+        data = Path(path).read_bytes()
+    return _split(whole_lines(data, path), path)
+
+
+def _split(lines: list[dict], path: str | os.PathLike) -> tuple[dict, list[dict]]:
+    if not lines or not isinstance(lines[0].get("settings"), dict):
         raise UserError(f"{path}: not a file of results, since its first line holds no settings.")
-    return settings["settings"], rows
+    return lines[0]["settings"], lines[1:]
 
 
 class AppendOnlyFile:
     """The rows in a file and those appended since; a lock keeps out a second run as long as this one lives.
 
-    Raises UserError where the file was made with other settings, is held by another run, or cannot be written.
+    With settings, they are the first line. Else, begins is how each line begins, so that a single line that a kill cut
+    off can be told from a file that somebody else has made. Raises UserError where the file is of another kind or was
+    made with other settings (it is left as it is), is held by another run, or cannot be written.
     """
 
-    def __init__(self, path: str | os.PathLike, settings: dict):
-        self.path = Path(path)
-        try:
-            self._file = open(self.path, "a+b", buffering=0)  # noqa: SIM115 - open as long as the lock is held
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{self.path}: another run is writing it; wait for it, or name another file.") from None
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot be written ({error.strerror}).") from None
+    def __init__(self, path: str | os.PathLike, settings: dict | None = None, begins: str = "", sync: bool = True):
+        self.path, self._sync = Path(path), sync
         self._lock = threading.Lock()
-        earlier, self.rows = read_settings_and_rows(self.path)
-        data = self.path.read_bytes()
-        self._file.truncate(data.rfind(b"\n") + 1)
-        if not self.rows:  # new, or a run that ended before its first result: nothing that other settings could spoil
-            self._file.truncate(0)
-            self._write({"settings": settings})
+        check_output_path(self.path)
+        with os_errors_in_one_line(self.path), contextlib.ExitStack() as on_error:
+            self._file = on_error.enter_context(open(self.path, "a+b", buffering=0))
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"{self.path}: another run is at work here; wait for it, or name another.") from None
+            sync_directory(self.path.parent)  # a file without a name on the disk would not survive a power cut
+            self._load(settings, begins)
+            on_error.pop_all()
+
+    def _load(self, settings: dict | None, begins: str) -> None:
+        self._file.seek(0)
+        data = self._file.read()
+        self.rows = whole_lines(data, self.path)
+        self._size = data.rfind(b"\n") + 1  # whatever is behind is cut off by the first append, not before
+        head = (begins if settings is None else _line({"settings": settings})).encode()
+        if not self.rows and not (data.startswith(head) or head.startswith(data)):
+            raise UserError(f"{self.path}: holds something else. Name another file, or move this one away.")
+        if settings is None:
             return
-        for name in earlier:
-            if earlier[name] != settings.get(name):
+        earlier, self.rows = _split(self.rows or [{"settings": settings}], self.path)
+        if earlier.keys() != settings.keys():
+            raise UserError(f"{self.path}: holds results of another kind. Name another file, or move this one away.")
+        if not self.rows:  # new, or a run that ended before its first result: nothing that other settings could spoil
+            self._size = 0
+            self._write([{"settings": settings}])
+            return
+        for name in settings:
+            if earlier[name] != settings[name]:
                 raise UserError(
-                    f"{self.path} was made with another {name} ({earlier[name]!r}, now {settings.get(name)!r}). "
+                    f"{self.path} was made with another {name} ({earlier[name]!r}, now {settings[name]!r}). "
                     "Name another file, or move this one away."
                 )
 
-    def append(self, row: dict) -> None:
-        """Add a row. When this returns it is on the disk; from several threads, one after the other."""
+    def append(self, *rows: dict) -> None:
+        """Add rows, all or, with a UserError, none. When this returns they are on the disk, unless sync is off; from
+        several threads, one after the other."""
         with self._lock:
-            self._write(row)
-            self.rows.append(row)
+            self._write(rows)
+            self.rows += rows
+
+    def clear(self) -> None:
+        """Take all rows out of a file without settings."""
+        with self._lock, os_errors_in_one_line(self.path):
+            self._file.truncate(0)
+            self._size, self.rows = 0, []
 
     def close(self) -> None:
         self._file.close()
@@ -88,15 +112,20 @@ class AppendOnlyFile:
     def __exit__(self, *_) -> None:
         self.close()
 
-    def _write(self, row: dict) -> None:
-        data = json.dumps(row, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
-        size = os.fstat(self._file.fileno()).st_size
-        try:
-            while data:  # a disk that fills up takes a part first
-                data = data[self._file.write(data) :]
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            self._file.truncate(size)
-            raise UserError(
-                f"{self.path}: {error.strerror}. What was saved is safe: make room and start again."
-            ) from None
+    def _write(self, rows: list[dict] | tuple[dict, ...]) -> None:
+        left = data = "".join(map(_line, rows)).encode()
+        with os_errors_in_one_line(self.path, ADVICE):
+            self._file.truncate(self._size)  # what a kill left of a line
+            try:
+                while left:  # a disk that fills up takes a part first
+                    left = left[self._file.write(left) :]
+                if self._sync:
+                    os.fsync(self._file.fileno())
+            except OSError:
+                self._file.truncate(self._size)
+                raise
+        self._size += len(data)
+
+
+def _line(row: dict) -> str:
+    return json.dumps(row) + "\n"

@@ -1,11 +1,12 @@
 """How long plot_diversity.py takes for 52,000 instructions, and how often its root verbs and objects are right.
 
-Run, from the repository root: python -m benchmarks.diversity
-Printed: two tables, then one line of JSON. With spaCy and an English model installed, its parser is measured as well.
+python -m benchmarks.diversity
+
+Prints two tables, then one line of JSON.
 
 The instructions are made of the labelled ones in tests/fixtures: the first half of one, the second half of another.
 The labels were made by hand: the root verb of the first request, and its direct object where that is a common noun.
-"Right" is a share of what the parser found, "found" is a share of what there is to find.
+"Right" is a share of what was found, "found" is a share of what there is to find.
 """
 
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
@@ -13,15 +14,16 @@ The labels were made by hand: the root verb of the first request, and its direct
 import importlib.metadata
 import json
 import os
-import platform
 import random
 import statistics
 import tempfile
 import time
 from pathlib import Path
 
-import plot_diversity
-from alpaca.generation import root_verbs
+from alpaca.generation.novelty import nearest_neighbours
+from alpaca.generation.root_verbs import root_verbs
+from benchmarks.measure import machine
+from plot_diversity import draw, most_frequent, save
 from utils import ROOT
 
 NUM_INSTRUCTIONS = 52_002
@@ -35,8 +37,7 @@ def main() -> None:
     num_cpus = len(os.sched_getaffinity(0))
     num_words = sum(len(instruction.split()) for instruction in instructions)
     versions = {name: importlib.metadata.version(name) for name in ("HanTa", "matplotlib", "rapidfuzz", "numpy")}
-    machine = f"{platform.machine()}, {num_cpus} cores, Python {platform.python_version()}"
-    print(f"{machine}, {', '.join(f'{name} {version}' for name, version in versions.items())}")
+    print(f"{machine()}, {', '.join(f'{name} {version}' for name, version in versions.items())}")
     print(
         f"{len(instructions):,} instructions, {num_words / len(instructions):.1f} words on average, {NUM_RUNS} runs\n"
     )
@@ -44,33 +45,20 @@ def main() -> None:
 
     # The rules were mended with the first sample in view, and not changed after the second one was labelled.
     samples = [("in view", False), ("held out", True)]
-    print("| sample | parser | root verbs right | found | verbs and objects right | found |")
-    print("|---|---|---:|---:|---:|---:|")
-    parsers = {name for name in ("rules", "spacy") if name == "rules" or root_verbs.load_spacy_parser()}
-    for name in sorted(parsers):
-        parse, how = plot_diversity.choose_parser(name, num_cpus)
-        for sample, held_out in samples:
-            scores = rate([entry for entry in labelled if entry["held_out"] == held_out], parse)
-            cells = [f"{right} of {total} ({right / total:.0%})" for right, total in scores]
-            print(f"| {sample} | {how} | {' | '.join(cells)} |")
-            result[f"{name}, {sample}"] = scores
+    print("| sample | root verbs right | found | verbs and objects right | found |")
+    print("|---|---:|---:|---:|---:|")
+    for sample, held_out in samples:
+        scores = rate([entry for entry in labelled if entry["held_out"] == held_out])
+        print(f"| {sample} | {' | '.join(f'{right} of {total} ({right / total:.0%})' for right, total in scores)} |")
+        result[sample] = scores
 
     print("\n| step | median, s | fastest | slowest |\n|---|---:|---:|---:|")
-    for name in sorted(parsers):
-        parse, _ = plot_diversity.choose_parser(name, num_cpus)
-        pairs = root_verbs.root_verbs(instructions[:100], parse)  # warm up
-        seconds = time_runs(lambda parse=parse: root_verbs.root_verbs(instructions, parse))
-        print_row(f"root verbs and objects, {name}", seconds, result)
+    pairs = root_verbs(instructions[:100])  # warm up
+    time_runs("root verbs and objects", lambda: root_verbs(instructions, num_cpus), result)
     with tempfile.TemporaryDirectory() as folder:
-        groups = plot_diversity.most_frequent(pairs)
-        print_row(
-            "figure as PNG and SVG",
-            time_runs(lambda: plot_diversity.save(plot_diversity.draw(groups, "caption"), Path(folder, "figure"))),
-            result,
-        )
-    print_row(
-        "nearest neighbours", time_runs(lambda: plot_diversity.nearest_neighbours(instructions, num_cpus)), result
-    )
+        groups, paths = most_frequent(pairs), [Path(folder, "a.png"), Path(folder, "a.svg")]
+        time_runs("figure as PNG and SVG", lambda: save(draw(groups, "caption"), paths), result)
+    time_runs("nearest neighbours", lambda: nearest_neighbours(instructions, num_cpus), result)
     print("\n" + json.dumps(result))
 
 
@@ -80,9 +68,9 @@ def make_instructions(texts: list[str]) -> list[str]:
     return [" ".join(rng.choice(halves)[0] + rng.choice(halves)[1]) for _ in range(NUM_INSTRUCTIONS)]
 
 
-def rate(labelled: list[dict], parse) -> list[tuple[int, int]]:
+def rate(labelled: list[dict]) -> list[tuple[int, int]]:
     """Right and all: of the root verbs found, of those labelled, of the pairs found, of those labelled."""
-    found = root_verbs.root_verbs([entry["instruction"] for entry in labelled], parse)
+    found = root_verbs([entry["instruction"] for entry in labelled])
     labels = [(entry["verb"], entry["object"]) for entry in labelled]
     both = list(zip(found, labels, strict=True))
     verbs = sum(pair[0] == label[0] is not None for pair, label in both)
@@ -95,16 +83,13 @@ def rate(labelled: list[dict], parse) -> list[tuple[int, int]]:
     ]
 
 
-def time_runs(function) -> list[float]:
+def time_runs(name: str, function, result: dict) -> None:
+    """Print a row with the median time of NUM_RUNS, and keep it in result."""
     seconds = []
     for _ in range(NUM_RUNS):
         started = time.perf_counter()
         function()
         seconds.append(time.perf_counter() - started)
-    return seconds
-
-
-def print_row(name: str, seconds: list[float], result: dict) -> None:
     print(f"| {name} | {statistics.median(seconds):.1f} | {min(seconds):.1f} | {max(seconds):.1f} |", flush=True)
     result[f"{name}, s"] = round(statistics.median(seconds), 2)
 

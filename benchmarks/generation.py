@@ -13,7 +13,6 @@ memory; saves them in benchmarks/results/generation.txt, and ends with a line of
 import argparse
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -21,6 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.measure import machine, print_and_save
 from benchmarks.novelty import make_instructions
 from data.openai_server import OpenAIServer, answers_with
 from utils import ROOT
@@ -65,13 +65,8 @@ def main() -> None:
         "peak_mb": usage.ru_maxrss / 1024,
         "most_under_way": server.most_under_way,
     }
-    lines = [f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"]
-    lines += [f"{name:<20}{value:>12,.2f}" for name, value in result.items()]
-    lines.append(json.dumps(result))
-    results_path = ROOT / "benchmarks" / "results" / "generation.txt"
-    results_path.parent.mkdir(exist_ok=True)
-    results_path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines))
+    lines = [machine(), *(f"{name:<20}{value:>12,.2f}" for name, value in result.items()), json.dumps(result)]
+    print_and_save("generation", lines)
 
 
 def run(folder: str, server: OpenAIServer, num_instructions_to_generate: int) -> None:
@@ -79,7 +74,6 @@ def run(folder: str, server: OpenAIServer, num_instructions_to_generate: int) ->
     command = [sys.executable, ROOT / "generate_instruction.py", "generate_instruction_following_data"]
     flags = ["--output_dir=out", f"--num_instructions_to_generate={num_instructions_to_generate}"]
     flags += [f"--max_concurrent_requests={NUM_IN_FLIGHT}"]
-    flags += [f"--seed_tasks_path={ROOT / 'seed_tasks.jsonl'}", f"--prompt_path={ROOT / 'prompt.txt'}"]
     subprocess.run(
         [*command, *flags], cwd=folder, env={**os.environ, **server.environment}, check=True, stderr=subprocess.DEVNULL
     )

@@ -11,7 +11,6 @@ LLaMA models of 0.1 and 100 million parameters, greedy; enough tokens end a text
 import contextlib
 import io
 import json
-import platform
 import random
 import statistics
 import tempfile
@@ -21,6 +20,7 @@ from pathlib import Path
 import torch
 import transformers
 
+from benchmarks.measure import machine
 from compare import generate
 from configs import tiny_models
 from utils import format_prompt
@@ -84,12 +84,6 @@ def command(model_path: Path, tasks_path: Path, output_path: Path) -> list[str]:
     return [entry["output"] for entry in json.loads(output_path.read_text())]
 
 
-def timed(function, *arguments):
-    start = time.perf_counter()
-    result = function(*arguments)
-    return time.perf_counter() - start, result
-
-
 def measure(name: str, folder: Path) -> dict:
     save_model(folder / name, *MODELS[name])
     tasks = write_tasks(folder / "tasks.json")
@@ -99,22 +93,22 @@ def measure(name: str, folder: Path) -> dict:
     command(folder / name, folder / "tasks.json", folder / "out.json")
     loop_sec, command_sec = [], []
     for _ in range(NUM_REPEATS):
-        seconds, (expected, num_tokens) = timed(one_by_one, model, tokenizer, tasks)
-        loop_sec.append(seconds)
-        seconds, outputs = timed(command, folder / name, folder / "tasks.json", folder / "out.json")
-        command_sec.append(seconds)
+        started = time.perf_counter()
+        expected, num_tokens = one_by_one(model, tokenizer, tasks)
+        loop_sec.append(time.perf_counter() - started)
+        started = time.perf_counter()
+        outputs = command(folder / name, folder / "tasks.json", folder / "out.json")
+        command_sec.append(time.perf_counter() - started)
+    prompt_tokens = [len(tokenizer(format_prompt(**task)).input_ids) for task in tasks]
     return {
         "model": name,
         "parameters": model.num_parameters(),
-        "responses": NUM_TASKS,
-        "mean_prompt_tokens": round(
-            statistics.mean(len(tokenizer(format_prompt(**task)).input_ids) for task in tasks), 1
-        ),
-        "mean_tokens": round(num_tokens / NUM_TASKS, 1),
-        "loop_per_sec": [round(NUM_TASKS / seconds, 2) for seconds in loop_sec],
-        "command_per_sec": [round(NUM_TASKS / seconds, 2) for seconds in command_sec],
-        "speedup": round(statistics.median(loop_sec) / statistics.median(command_sec), 1),
-        "equal_responses": sum(a == b for a, b in zip(outputs, expected, strict=True)),
+        "prompt tokens": round(statistics.mean(prompt_tokens), 1),
+        "response tokens": round(num_tokens / NUM_TASKS, 1),
+        "one by one": sorted(round(NUM_TASKS / seconds, 2) for seconds in loop_sec),
+        "compare.py generate": sorted(round(NUM_TASKS / seconds, 2) for seconds in command_sec),
+        "speed-up": round(statistics.median(loop_sec) / statistics.median(command_sec), 1),
+        "equal responses": f"{sum(a == b for a, b in zip(outputs, expected, strict=True))} of {NUM_TASKS}",
     }
 
 
@@ -123,21 +117,11 @@ def main() -> None:
     transformers.utils.logging.set_verbosity_error()
     with tempfile.TemporaryDirectory() as folder:
         results = [measure(name, Path(folder)) for name in MODELS]
-    print("responses per second (median of 3, range); prompt and response in tokens, on average")
-    columns = "{:>6}  {:>6}  {:>8}  {:>20}  {:>20}  {:>8}  {}"
-    print(columns.format("model", "prompt", "response", "one by one", "compare.py generate", "speed-up", "equal"))
-    for row in results:
-        speeds = [
-            f"{statistics.median(row[key]):.2f} ({min(row[key]):.2f}-{max(row[key]):.2f})"
-            for key in ("loop_per_sec", "command_per_sec")
-        ]
-        lengths = row["mean_prompt_tokens"], row["mean_tokens"]
-        equal = f"{row['equal_responses']} of {row['responses']}"
-        print(columns.format(row["model"], *lengths, *speeds, f"{row['speedup']}x", equal))
-    machine = f"{platform.machine()}, {torch.get_num_threads()} threads"
-    versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
-    print(f"{machine}, {versions}")
-    print(json.dumps({"benchmark": "inference", "machine": machine, "versions": versions, "results": results}))
+    print("responses per second of each run, the median in the middle; prompt and response in tokens, on average")
+    for key in results[0]:
+        print(f"{key:<20}" + "".join(f"{row[key]!s:>32}" for row in results))
+    versions = f"{machine()}, torch {torch.__version__}, transformers {transformers.__version__}"
+    print(f"{versions}\n{json.dumps({'versions': versions, 'results': results})}")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,18 @@
-"""What the benchmarks share: a measurement in a process of its own, and the median of several."""
+"""What the benchmarks share: measurements in processes of their own, medians, and files of results."""
 
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
 import json
 import os
+import platform
 import statistics
 import subprocess
+
+from utils import ROOT
+
+
+def machine() -> str:
+    return f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}"
 
 
 def result_of(command: list[str]) -> dict:
@@ -21,6 +28,13 @@ def median_of(results: list[dict], key: str) -> dict:
     """The first result with the median of all under key, and (least, most) under "spread"."""
     values = [result[key] for result in results]
     return {**results[0], key: statistics.median(values), "spread": (min(values), max(values))}
+
+
+def print_and_save(name: str, lines: list[str]) -> None:
+    """Print the lines, and keep them as benchmarks/results/<name>.txt."""
+    text = "\n".join(lines)
+    (ROOT / "benchmarks" / "results" / f"{name}.txt").write_text(text + "\n", encoding="utf-8")
+    print(text)
 
 
 def largest_difference(losses: list[float], reference: list[float]) -> float:

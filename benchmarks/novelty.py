@@ -15,14 +15,12 @@ them in benchmarks/results/novelty.txt, and ends with a line of JSON.
 import argparse
 import json
 import os
-import platform
 import random
 import resource
 import sys
 import time
 
-from benchmarks.measure import median_of, result_of
-from utils import ROOT
+from benchmarks.measure import machine, median_of, print_and_save, result_of
 
 NUM_SEEDS, BATCH_SIZE, VOCABULARY = 175, 85, 20_000
 
@@ -47,7 +45,7 @@ def measure_filter(num_instructions: int, num_cpus: int) -> dict:
     from alpaca.generation.novelty import NoveltyFilter
 
     instructions = make_instructions(NUM_SEEDS + num_instructions)
-    memory_before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     NoveltyFilter(instructions[:500], num_cpus=num_cpus).judge(instructions[500:1000])  # warm up
     start = time.perf_counter()
     novelty_filter = NoveltyFilter(instructions[:NUM_SEEDS], num_cpus=num_cpus)
@@ -59,14 +57,8 @@ def measure_filter(num_instructions: int, num_cpus: int) -> dict:
             num_known += verdict.is_novel
             num_kept += verdict.is_novel
     seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {
-        "sec": seconds,
-        "pairs": num_pairs,
-        "kept": num_kept,
-        "peak_mb": peak / 1024,
-        "before_mb": memory_before / 1024,
-    }
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"sec": seconds, "pairs": num_pairs, "kept": num_kept, "peak_mb": peak_mb, "before_mb": before_mb}
 
 
 def measure_rouge_score(num_instructions: int) -> dict:
@@ -108,7 +100,7 @@ def main() -> None:
     rouge = repeat(arguments.repeats, n)
     rouge_speed = rouge["pairs"] / rouge["sec"]
     lines = [
-        f"{platform.machine()}, Python {platform.python_version()}, medians of {arguments.repeats}",
+        f"{machine()}, medians of {arguments.repeats}",
         f"rouge-score, 1 core: {rouge_speed:,.0f} pairs/s",
         "instructions  cores  seconds       (min-max)        pairs/s  x rouge-score  peak MB",
     ]
@@ -125,10 +117,7 @@ def main() -> None:
             f"{speed / rouge_speed:>15,.0f}{result['peak_mb']:>9.0f}"
         )
     lines.append(json.dumps({"rouge_score_pairs_per_sec": rouge_speed, "rows": rows}))
-    results_path = ROOT / "benchmarks" / "results" / "novelty.txt"
-    results_path.parent.mkdir(exist_ok=True)
-    results_path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines))
+    print_and_save("novelty", lines)
 
 
 if __name__ == "__main__":

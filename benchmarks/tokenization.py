@@ -43,10 +43,11 @@ def make_tokenizer(kind: str, texts: list[str], folder: Path) -> None:
     """Train a tokenizer of LLaMA's or OPT's kind and save it as from_pretrained loads it."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-    from benchmarks.training import SPECIAL_TOKENS, byte_level_tokenizer, save_tokenizer
+    from benchmarks.training import SPECIAL_TOKENS, save_tokenizer
+    from configs.tiny_models import byte_level_tokenizer
 
     if kind == "OPT":
-        save_tokenizer(byte_level_tokenizer(texts, VOCAB_SIZE), folder)
+        save_tokenizer(byte_level_tokenizer(SPECIAL_TOKENS, VOCAB_SIZE, texts), folder)
         return
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     # While training only: no word holds a space but at its start, or both letters and punctuation, as in LLaMA's.

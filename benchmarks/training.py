@@ -35,23 +35,6 @@ GLOBAL_BATCH, MICRO_BATCHES = 64, (4, 16)
 SPECIAL_TOKENS = ["<unk>", "<s>", "</s>", "<pad>"]  # with ids 0 to 3
 
 
-def byte_level_tokenizer(texts, vocab_size: int):
-    """A byte-level BPE tokenizer (tokenizers.Tokenizer) trained on texts."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=SPECIAL_TOKENS,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer
-
-
 def save_tokenizer(tokenizer, folder: Path) -> None:
     """Save it as from_pretrained loads it, with SPECIAL_TOKENS and <s> before every text."""
     import transformers
@@ -69,11 +52,12 @@ def make_model(folder: Path, data_path: str) -> None:
     import transformers
 
     from alpaca.examples import load_examples
+    from configs.tiny_models import byte_level_tokenizer
     from utils import format_prompt
 
     examples = load_examples(data_path)
     texts = (format_prompt(e["instruction"], e["input"]) + e["output"] for e in examples)
-    save_tokenizer(byte_level_tokenizer(texts, 8192), folder)
+    save_tokenizer(byte_level_tokenizer(SPECIAL_TOKENS, 8192, texts), folder)
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
         vocab_size=8192, hidden_size=256, intermediate_size=688, num_hidden_layers=6, num_attention_heads=4,

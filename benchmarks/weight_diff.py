@@ -89,7 +89,8 @@ def timed(command: list, output: Path, warm: list[Path]) -> dict:
 def benchmark(folder: Path, repeats: int, with_plain: bool) -> list[dict]:
     """All commands on the models in folder, in rounds, so that each has its share of good and bad moments."""
     base, tuned, diff, recovered = (folder / name for name in ("base", "tuned", "diff", "recovered"))
-    copy, script, plain = folder / "copy", ROOT / "weight_diff.py", ROOT / "benchmarks" / "plain_weight_diff.py"
+    copy, script = folder / "copy", ROOT / "weight_diff.py"
+    plain = [sys.executable, "-m", "benchmarks.plain_weight_diff"]
     make = [sys.executable, script, "make_diff", "--path_raw", base, "--path_tuned", tuned, "--path_diff", diff]
     back = [sys.executable, script, "recover", "--path_raw", base, "--path_diff", diff, "--path_tuned", recovered]
     back += ["--test_inference", "False"]
@@ -106,18 +107,8 @@ def benchmark(folder: Path, repeats: int, with_plain: bool) -> list[dict]:
     ]
     if with_plain:
         once += [
-            (
-                "both models loaded: make_diff",
-                [sys.executable, plain, "make_diff", base, tuned, diff],
-                diff,
-                [base, tuned],
-            ),
-            (
-                "both models loaded: recover",
-                [sys.executable, plain, "recover", base, diff, recovered],
-                recovered,
-                [diff],
-            ),
+            ("both models loaded: make_diff", [*plain, "make_diff", base, tuned, diff], diff, [base, tuned]),
+            ("both models loaded: recover", [*plain, "recover", base, diff, recovered], recovered, [diff]),
         ]
     runs = {name: [] for name, *_ in commands + once}
     for name, command, output, warm in commands * repeats + once:

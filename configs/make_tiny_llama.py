@@ -18,26 +18,13 @@ FOLDER = ROOT / "configs" / "tiny-llama"
 def config() -> None:
     """Write configs/tiny-llama anew, after a change of alpaca_data.json."""
     import transformers
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
     from alpaca.examples import load_examples
+    from configs.tiny_models import llama_tokenizer
 
     examples = load_examples(str(ROOT / "alpaca_data.json"))
     texts = [format_prompt(example["instruction"], example["input"]) + example["output"] for example in examples]
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=3000,
-        special_tokens=["<unk>", "<s>", "</s>"],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>", model_max_length=512
-    ).save_pretrained(FOLDER)
+    llama_tokenizer(vocab_size=3000, texts=texts, model_max_length=512).save_pretrained(FOLDER)
     transformers.LlamaConfig(
         vocab_size=3000,
         hidden_size=192,

@@ -1,5 +1,8 @@
-"""Models small enough for tests, of the shapes that users have: LLaMA, and OPT with tied embeddings."""
+"""Models small enough for tests and benchmarks, of the shapes that users have: LLaMA, and OPT with tied embeddings."""
 
+# Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
+
+from collections.abc import Iterable
 from pathlib import Path
 
 TEXT = [
@@ -9,8 +12,8 @@ TEXT = [
 ]
 
 
-def byte_level_tokenizer(special_tokens: list[str], vocab_size: int = 400):
-    """A byte-level BPE tokenizer, trained on TEXT: every string can be encoded and decoded."""
+def byte_level_tokenizer(special_tokens: list[str], vocab_size: int = 400, texts: Iterable[str] = TEXT):
+    """A byte-level BPE tokenizer (tokenizers.Tokenizer): every string can be encoded and decoded."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -22,25 +25,31 @@ def byte_level_tokenizer(special_tokens: list[str], vocab_size: int = 400):
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(TEXT, trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 
 
-def save_llama(path: Path, hidden_size: int = 64, num_layers: int = 2, seed: int = 0, **save_options) -> Path:
-    """Save a random LLaMA and its tokenizer (bos, eos and unk, no pad token) to path, and return path."""
-    import torch
+def llama_tokenizer(vocab_size: int = 400, texts: Iterable[str] = TEXT, model_max_length: int = 2048):
+    """A fast tokenizer with the parts of LLaMA's: <s> before every text, </s>, <unk>, no pad token."""
     from tokenizers.processors import TemplateProcessing
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
-    tokenizer = byte_level_tokenizer(["<unk>", "<s>", "</s>"])
+    tokenizer = byte_level_tokenizer(["<unk>", "<s>", "</s>"], vocab_size, texts)
     tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", model_max_length=2048
-    )
-    fast.save_pretrained(path)
+    special_tokens = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=model_max_length, **special_tokens)
+
+
+def save_llama(path: Path, hidden_size: int = 64, num_layers: int = 2, seed: int = 0, **save_options) -> Path:
+    """Save a random LLaMA and its tokenizer to path, and return path."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = llama_tokenizer()
+    tokenizer.save_pretrained(path)
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=len(fast),
+        vocab_size=len(tokenizer),
         hidden_size=hidden_size,
         intermediate_size=2 * hidden_size,
         num_hidden_layers=num_layers,

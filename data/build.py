@@ -17,14 +17,21 @@ import sys
 import tempfile
 from pathlib import Path
 
+from alpaca.examples import FIELDS, load_examples
 from data.openai_server import OpenAIServer, recorded_answers
-from data.record import COMPLETIONS_PATH, NUM_PROMPT_INSTRUCTIONS, SEED, SEED_TASKS_PATH
 from generate_instruction import LAST_TASK_NUMBER
-from utils import ROOT, UserError, jdump, jload, run_commands
+from utils import ROOT, UserError, check_output_path, jdump, jload, run_commands
 
 DATA_PATH = ROOT / "alpaca_data.json"
+SEED_TASKS_PATH = ROOT / "seed_tasks.jsonl"
+COMPLETIONS_PATH = ROOT / "data" / "teacher_completions.jsonl"
 CORRECTIONS_PATH = ROOT / "data" / "corrections.json"
-PARTS = ("instruction", "input", "output")
+SEED, NUM_PROMPT_INSTRUCTIONS = 5, 3  # of the run whose prompts the teacher answered
+
+
+def load_recordings() -> list[dict]:
+    """The requests in their order: seed_task_ids, prompt, completion, finish_reason."""
+    return [json.loads(line) for line in COMPLETIONS_PATH.read_text(encoding="utf-8").splitlines()]
 
 
 def replay(output_dir: str, num_instructions_to_generate: int | None = None) -> None:
@@ -34,7 +41,7 @@ def replay(output_dir: str, num_instructions_to_generate: int | None = None) -> 
         output_dir: Folder for regen.json and the log; a regen.json that lies there is continued.
         num_instructions_to_generate: Tasks in regen.json at the end.
     """
-    recordings = [json.loads(line) for line in COMPLETIONS_PATH.read_text(encoding="utf-8").splitlines()]
+    recordings = load_recordings()
     most_tasks = LAST_TASK_NUMBER - NUM_PROMPT_INSTRUCTIONS  # in one completion
     flags = {
         "output_dir": str(Path(output_dir).resolve()),
@@ -53,9 +60,7 @@ def replay(output_dir: str, num_instructions_to_generate: int | None = None) -> 
     command = [sys.executable, "-m", "generate_instruction", "generate_instruction_following_data"]
     command += [f"--{name}={value}" for name, value in flags.items()]
     with OpenAIServer(recorded_answers(COMPLETIONS_PATH)) as server:
-        # A proxy must not see requests to the loopback interface.
-        environment = {**os.environ, **server.environment, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
-        result = subprocess.run(command, cwd=ROOT, env=environment, check=False)
+        result = subprocess.run(command, cwd=ROOT, env={**os.environ, **server.environment}, check=False)
     if result.returncode != 0:
         raise UserError(f"generate_instruction.py ended with exit code {result.returncode}; its message is above.")
 
@@ -64,17 +69,30 @@ def alpaca_data(data_path: str = str(DATA_PATH)) -> None:
     """Replay all recordings, apply the corrections, and write the data.
 
     Args:
-        data_path: JSON file to write.
+        data_path: JSON file to write. One that is there already is replaced if it comes from the recordings.
     """
+    check_output_path(data_path)
+    if Path(data_path).exists() and not is_from_recordings(data_path):
+        raise UserError(f"{data_path}: not made by this command, so it stays. Name another --data_path.")
     with tempfile.TemporaryDirectory() as folder:
         replay(folder)
-        tasks = [{part: task[part] for part in PARTS} for task in jload(Path(folder) / "regen.json")]
+        tasks = [{name: task[name] for name in FIELDS} for task in jload(Path(folder) / "regen.json")]
     corrections = jload(CORRECTIONS_PATH)
     corrected = apply_corrections(tasks, corrections)
     jdump(corrected, data_path)
     num_removed = len(tasks) - len(corrected)
     print(f"{len(tasks):,} tasks kept by the generator, {num_removed} of them removed by hand,")
     print(f"{len(corrections) - num_removed} corrected: {len(corrected):,} examples in {data_path}")
+
+
+def is_from_recordings(path: str) -> bool:
+    """Do most instructions of a data file stand in the recordings? The others were corrected by hand."""
+    recorded = "\n".join(recording["completion"] for recording in load_recordings())
+    try:
+        examples = load_examples(path)
+    except UserError:
+        return False
+    return sum(example["instruction"] in recorded for example in examples) > len(examples) / 2
 
 
 def apply_corrections(tasks: list[dict], corrections: list[dict]) -> list[dict]:

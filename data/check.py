@@ -3,9 +3,9 @@
 python -m data.check report
 python -m data.check report --data_path my_data.json --reference_path other_data.json
 
-The first checks alpaca_data.json and seed_tasks.jsonl, computed answers included; another file is checked for its
-form alone. With --reference_path, examples that come near those of another file are counted. Exit code 1, and one line
-per finding, where something is wrong.
+The first checks alpaca_data.json and seed_tasks.jsonl, their lengths and computed answers included; another file is
+checked for what no instruction data should hold. With --reference_path, examples that come near those of another file
+are counted. Exit code 1, and one line per finding, where something is wrong.
 """
 
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
@@ -20,16 +20,17 @@ import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
+from alpaca.examples import FIELDS, load_examples
 from alpaca.generation.novelty import NoveltyFilter
-from data.build import DATA_PATH, PARTS
+from data.build import DATA_PATH, SEED_TASKS_PATH
 from data.code_verifications import EXAMPLES
-from data.record import SEED_TASKS_PATH
 from data.verifications import SEED_TASKS
 from data.verify import load_verifications, unverified, unverified_by_function
 from generate_instruction import load_seed_tasks, post_process_gpt3_response
 from utils import UserError, jload, run_commands
 
-# Words. The teacher was asked for inputs and outputs of at most about 100, and instructions of one or two sentences.
+# Of the shipped data. The teacher was asked for inputs and outputs of at most about 100 words, and instructions of one
+# or two sentences.
 MOST_WORDS = {"instruction": 40, "input": 100, "output": 110}
 INPUT_SHARE = (0.35, 0.45)
 NEAR_COPY = 0.7  # ROUGE-L F-measure
@@ -65,24 +66,18 @@ EQUATION = re.compile(
 
 def form(example: dict) -> str | None:
     """Three texts without white space around them; instruction and output are not empty."""
-    if list(example) != list(PARTS) or not all(isinstance(text, str) for text in example.values()):
+    if list(example) != list(FIELDS) or not all(isinstance(text, str) for text in example.values()):
         return "it is not exactly the texts instruction, input, output"
-    if stray := [part for part in PARTS if example[part] != example[part].strip()]:
+    if stray := [part for part in FIELDS if example[part] != example[part].strip()]:
         return f"white space around the {stray[0]}"
     if empty := [part for part in ("instruction", "output") if not example[part]]:
         return f"an empty {empty[0]}"
     return None
 
 
-def length(example: dict) -> str | None:
-    numbers = {part: len(example[part].split()) for part in PARTS}
-    too_long = [f"{number} words in the {part}" for part, number in numbers.items() if number > MOST_WORDS[part]]
-    return too_long[0] if too_long else None
-
-
 def characters(example: dict) -> str | None:
     """No control, format, private or unassigned character, no odd space, and composed letters."""
-    for part in PARTS:
+    for part in FIELDS:
         text = example[part]
         for character in text:
             if character != "\n" and unicodedata.category(character) in ("Cc", "Cf", "Co", "Cn", "Cs", "Zl", "Zp"):
@@ -95,7 +90,7 @@ def characters(example: dict) -> str | None:
 
 
 def markers(example: dict) -> str | None:
-    found = [match for part in PARTS if (match := MARKER.search(example[part]))]
+    found = [match for part in FIELDS if (match := MARKER.search(example[part]))]
     return f"the marker {found[0].group()!r}" if found else None
 
 
@@ -107,7 +102,7 @@ def can_be_read_back(example: dict) -> str | None:
 
 
 def things_not_there(example: dict) -> str | None:
-    for part in PARTS:
+    for part in FIELDS:
         if match := LINK.search(example[part]) or NOT_THERE.search(example[part]):
             return f"{match.group()!r} in the {part}"
     if not example["input"] and (match := POINTS_AT_INPUT.search(example["instruction"])):
@@ -176,7 +171,6 @@ def _value(expression: str) -> float:
 
 
 CHECKS: tuple[Callable[[dict], str | None], ...] = (
-    length,
     characters,
     markers,
     can_be_read_back,
@@ -189,7 +183,7 @@ CHECKS: tuple[Callable[[dict], str | None], ...] = (
 
 
 def check_examples(examples: list[dict]) -> list[str]:
-    """Findings about single examples, and about the data as a whole."""
+    """Findings about single examples, and about instructions that occur twice."""
     findings, positions = [], {}
     for position, example in enumerate(examples):
         if problem := form(example):
@@ -201,7 +195,17 @@ def check_examples(examples: list[dict]) -> list[str]:
         words = " ".join(re.findall(r"\w+", example["instruction"].lower()))
         if (first := positions.setdefault(words, position)) != position:
             findings.append(f"example {position}: uniqueness: its instruction is that of example {first}")
-    share = sum(bool(example.get("input")) for example in examples) / len(examples)
+    return findings
+
+
+def check_sizes(examples: list[dict]) -> list[str]:
+    """Findings about lengths and the share with an input, as they were asked for in the shipped data."""
+    findings = []
+    for position, example in enumerate(examples):
+        for part, most in MOST_WORDS.items():
+            if (number := len(example[part].split())) > most:
+                findings.append(f"example {position}: length: {number} words in the {part}")
+    share = sum(bool(example["input"]) for example in examples) / len(examples)
     if not INPUT_SHARE[0] <= share <= INPUT_SHARE[1]:
         findings.append(f"share with an input: {share:.1%}, not {INPUT_SHARE[0]:.0%} to {INPUT_SHARE[1]:.0%}")
     return findings
@@ -224,12 +228,12 @@ def report(data_path: str = str(DATA_PATH), reference_path: str | None = None) -
     if not isinstance(examples, list) or not examples or not all(isinstance(e, dict) for e in examples):
         raise UserError(f"{data_path}: no data; it has to be a JSON list of instruction, input and output.")
     findings = check_examples(examples)
-    if not findings or all("form" not in finding for finding in findings):
+    if not any(map(form, examples)):  # else there is nothing to count and compare
         print(counts(examples))
-    if Path(data_path).resolve() == DATA_PATH:
-        findings += check_shipped(examples)
-    if reference_path is not None:
-        findings += check_against(examples, reference_path)
+        if Path(data_path).resolve() == DATA_PATH:
+            findings += check_sizes(examples) + check_shipped(examples)
+        if reference_path is not None:
+            findings += check_against(examples, reference_path)
     for finding in findings:
         print(finding)
     if findings:
@@ -245,7 +249,7 @@ def counts(examples: list[dict]) -> str:
     rows += [("different first words", f"{len(first_words):,}")]
     rows += [("instructions that end as questions", f"{_share(examples, 'instruction', r'[?]$'):.1%}")]
     rows += [("outputs with a code block", f"{_share(examples, 'output', r'^```'):.1%}")]
-    for part in PARTS:
+    for part in FIELDS:
         if lengths := [len(e[part].split()) for e in examples if e[part]]:
             text = f"{min(lengths)} to {max(lengths)}, median {statistics.median(lengths):g}"
             rows.append((f"words in the {part}", text))
@@ -261,31 +265,27 @@ def check_shipped(examples: list[dict]) -> list[str]:
     verifications = load_verifications()
     findings = [f"verification: {message}" for message in unverified(examples, verifications)]
     print(f"{'answers computed and compared':<40}{len(verifications):>24,}")
-    seed_tasks = [json.loads(line) for line in SEED_TASKS_PATH.read_text(encoding="utf-8").splitlines()]
-    seed_examples = [{"instruction": task["instruction"], **task["instances"][0]} for task in seed_tasks]
+    seed_tasks = load_seed_tasks(str(SEED_TASKS_PATH))
     for name, tasks, functions in (
         ("outputs whose code was run", examples, EXAMPLES),
-        ("seed tasks computed and compared", seed_examples, SEED_TASKS),
+        ("seed tasks computed and compared", seed_tasks, SEED_TASKS),
     ):
         messages, missing_programs = unverified_by_function(tasks, functions)
         findings += [f"verification: {message}" for message in messages]
         print(f"{name:<40}{len(functions):>24,}")
         if missing_programs:
             print(f"some of them were left out, for want of {', '.join(sorted(missing_programs))}")
-    instructions = [example["instruction"] for example in examples]
-    known = [task["instruction"] for task in load_seed_tasks(str(SEED_TASKS_PATH))]
-    verdicts = NoveltyFilter(known).judge(instructions)
-    for instruction, verdict in zip(instructions, verdicts, strict=True):
+    novelty_filter = NoveltyFilter([task["instruction"] for task in seed_tasks])
+    for example, verdict in zip(examples, novelty_filter.judge([e["instruction"] for e in examples]), strict=True):
         if not verdict.is_novel:
-            findings.append(
-                f"novelty: ROUGE-L {verdict.highest:.2f} to a seed task or an earlier example: {instruction}"
-            )
+            where = f"ROUGE-L {verdict.highest:.2f} to a seed task or an earlier example"
+            findings.append(f"novelty: {where}: {example['instruction']}")
     return findings
 
 
 def check_against(examples: list[dict], reference_path: str) -> list[str]:
     """Are there more near copies of a reference file's instructions than MOST_NEAR_COPIES?"""
-    reference = load_seed_tasks(reference_path) if reference_path.endswith(".jsonl") else jload(reference_path)
+    reference = load_seed_tasks(reference_path) if reference_path.endswith(".jsonl") else load_examples(reference_path)
     instructions = [example["instruction"] for example in examples]
     scores = highest_scores(instructions, [task["instruction"] for task in reference])
     share = sum(score > NEAR_COPY for score in scores) / len(scores)

@@ -1,15 +1,11 @@
 """A local server with OpenAI's completions and chat API that plays recorded completions, with faults on request.
 
-python -m data.openai_server --recordings recorded.jsonl --port 8000
-
 Each line of the recordings is {"prompt": ..., "completion": ..., "finish_reason": ...}. Prompts are looked up by their
 text (for the chat API, that of the last message); one that is recorded several times gets its completions in turn.
-Prints its address, which goes into OPENAI_BASE_URL, and serves until it is stopped. Tests use OpenAIServer.
 """
 
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
-import argparse
 import collections
 import http.server
 import itertools
@@ -255,18 +251,3 @@ def answers_with(tasks: list[dict], tasks_per_completion: int = 10):
         return completions[i] if (i := next(turn)) < len(completions) else ""
 
     return answer
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recordings", required=True, help="JSON lines with prompt, completion and finish_reason")
-    parser.add_argument("--port", type=int, default=0, help="0, the default, takes a free one")
-    parser.add_argument("--latency_sec", type=float, default=0.0, help="wait before each answer")
-    arguments = parser.parse_args()
-    with OpenAIServer(recorded_answers(arguments.recordings), arguments.latency_sec, port=arguments.port) as server:
-        print(server.url, flush=True)
-        threading.Event().wait()
-
-
-if __name__ == "__main__":
-    main()

@@ -65,15 +65,9 @@ def run_codes(codes: list[str], timeout_sec: float = TIMEOUT_SEC) -> list[list[s
 def unverified(examples: list[dict], verifications: dict[str, str]) -> list[str]:
     """One message per example whose output lacks what its verification expects, and per verification of nothing."""
     outputs = {example["instruction"]: example["output"] for example in examples}
-    messages = []
-    for instruction, expected in zip(verifications, run_codes(list(verifications.values())), strict=True):
-        if instruction not in outputs:
-            messages.append(f"a verification of no example: {instruction}")
-        elif isinstance(expected, str):
-            messages.append(f"its verification fails ({expected}): {instruction}")
-        elif lacking := missing(expected, outputs[instruction]):
-            messages.append(f"the output lacks {', '.join(map(repr, lacking))}: {instruction}")
-    return messages
+    answers = zip(verifications, run_codes(list(verifications.values())), strict=True)
+    messages = [_complaint(instruction, expected, outputs) for instruction, expected in answers]
+    return [message for message in messages if message]
 
 
 def unverified_by_function(examples: list[dict], verifications: dict[str, Callable]) -> tuple[list[str], set[str]]:
@@ -81,26 +75,32 @@ def unverified_by_function(examples: list[dict], verifications: dict[str, Callab
 
     Those that need a program which is not installed are left out.
     """
-    by_instruction = {example["instruction"]: example for example in examples}
+    by_instruction = {example["instruction"]: types.SimpleNamespace(**example) for example in examples}
+    outputs = {instruction: example.output for instruction, example in by_instruction.items()}
     messages, missing_programs = [], set()
     for instruction, verification in verifications.items():
-        if instruction not in by_instruction:
-            messages.append(f"a verification of no example: {instruction}")
-            continue
-        example = types.SimpleNamespace(**by_instruction[instruction])
-        try:
-            with contextlib.redirect_stdout(io.StringIO()):
-                result = verification(example)
-        except ToolMissing as error:
-            missing_programs.add(str(error))
-            continue
-        except Exception as error:  # whatever the code in an output raises
-            messages.append(f"its verification fails ({type(error).__name__}: {error}): {instruction}")
-            continue
-        expected = result if isinstance(result, list) else [result]
-        if result is not True and (lacking := missing(expected, example.output)):
-            messages.append(f"the output lacks {', '.join(map(repr, lacking))}: {instruction}")
-    return messages, missing_programs
+        expected: list | str = []
+        if instruction in by_instruction:
+            try:
+                with contextlib.redirect_stdout(io.StringIO()):
+                    result = verification(by_instruction[instruction])
+                expected = result if isinstance(result, list) else [result]
+            except ToolMissing as error:
+                missing_programs.add(str(error))
+            except Exception as error:  # whatever the code in an output raises
+                expected = f"{type(error).__name__}: {error}"
+        messages.append(_complaint(instruction, expected, outputs))
+    return [message for message in messages if message], missing_programs
+
+
+def _complaint(instruction: str, expected: list | str, outputs: dict[str, str]) -> str | None:
+    """What is wrong with an output beside what its verification expects, or says as it fails."""
+    if instruction not in outputs:
+        return f"a verification of no example: {instruction}"
+    if isinstance(expected, str):
+        return f"its verification fails ({expected}): {instruction}"
+    lacking = missing(expected, outputs[instruction])
+    return f"the output lacks {', '.join(map(repr, lacking))}: {instruction}" if lacking else None
 
 
 def missing(expected: list, output: str) -> list:

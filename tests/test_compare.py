@@ -140,11 +140,13 @@ def test_an_unreachable_judge_is_said_at_once_and_binds_no_later_run(predictions
     ("change", "message"),
     [
         (lambda entries: entries.pop(), "1 are in the first only"),
-        (lambda entries: entries.append(entries[3]), "entry 41: the same instruction and input as entry 4."),
-        (lambda entries: entries[4].pop("output"), 'entry 5: no "output"'),
-        (lambda entries: entries[4].pop("instruction"), 'entry 5: no "instruction"'),
+        (lambda entries: entries.append(entries[3]), "entry 40: the same instruction and input as entry 3."),
+        (lambda entries: entries[4].pop("output"), "entry 4 has no 'output'"),
+        (lambda entries: entries[4].pop("instruction"), "entry 4 has no 'instruction'"),
+        (lambda entries: entries[4].update(instruction=" "), "entry 4 has an empty 'instruction'"),
         (lambda entries: entries[4].update(generator="x"), "2 generators"),
-        (lambda entries: entries.clear(), "no entries"),
+        (lambda entries: entries[4].update(generator=["x"]), "entry 4 has a field 'generator' that is not text"),
+        (lambda entries: entries.clear(), "no examples"),
     ],
 )
 def test_prediction_files_that_cannot_be_compared_are_refused_in_one_line(predictions, tmp_path, change, message):
@@ -159,13 +161,26 @@ def test_prediction_files_that_cannot_be_compared_are_refused_in_one_line(predic
 
 def test_a_mistake_in_a_prediction_file_ends_the_command_in_one_line(predictions, tmp_path):
     predictions[1].write_text('[{"instruction": "x"}]')
-    assert_fails_in_one_line(run_script(*judge_flags(predictions, tmp_path)), 'theirs.json, entry 1: no "output"')
+    assert_fails_in_one_line(run_script(*judge_flags(predictions, tmp_path)), "theirs.json, entry 0 has no 'output'")
 
 
 def test_a_judges_prompt_without_a_placeholder_is_refused(predictions, tmp_path):
     (tmp_path / "prompt.txt").write_text("{task} {first}")
     result = run_script(*judge_flags(predictions, tmp_path, "--prompt_path", tmp_path / "prompt.txt"))
     assert_fails_in_one_line(result, "prompt.txt: the judge's prompt has to hold {second} once")
+
+
+def test_the_shipped_prompt_is_found_from_another_folder_unless_that_has_its_own(predictions, tmp_path):
+    command = (ROOT / "compare.py", *judge_flags(predictions, tmp_path)[1:])
+    with OpenAIServer(lambda prompt: "Verdict: 1") as server:
+        for text in (None, "{task}|{first}|{second}"):
+            (tmp_path / "verdicts.jsonl").unlink(missing_ok=True)
+            if text:
+                (tmp_path / "judge_prompt.txt").write_text(text)
+            result = run_script(*command, cwd=tmp_path, **server.environment)
+            assert result.returncode == 0, result.stderr
+    asked = [request["body"]["messages"][-1]["content"] for request in server.requests]
+    assert [text.count("|") for text in asked] == [0] * 80 + [2] * 80
 
 
 def test_braces_in_a_response_are_not_filled_in():
@@ -347,7 +362,7 @@ def test_instruction_files_of_all_three_formats_give_the_same_tasks(tmp_path):
         (("--model_name", "m", "--batch_size", "0"), "--batch_size 0"),
         (("--model_name", "m", "--api", "text"), "--api text"),
         (("--model_name", "m", "--instructions_path", "nowhere.json"), "nowhere.json: no such file"),
-        (("--model_name", "m", "--output_path", "nowhere/out.json"), "nowhere/out.json.partial: cannot be written"),
+        (("--model_name", "m", "--output_path", "nowhere/out.json"), "nowhere/out.json: there is no folder nowhere"),
     ],
 )
 def test_flags_of_generate_that_cannot_work_are_refused_in_one_line(tmp_path, flags, message):

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alpaca.examples import FIELDS
 from data import build, check, verify
 from data.code_verifications import EXAMPLES
 from data.execution import ToolMissing, python
-from data.record import NUM_PROMPT_INSTRUCTIONS, recorded_prompt
 from data.verifications import SEED_TASKS
-from generate_instruction import load_seed_tasks
+from generate_instruction import encode_prompt, load_seed_tasks, sample_seed_tasks
 from tests.helpers.commands import ROOT, assert_fails_in_one_line, run_script
 from utils import UserError, jdump, jload
 
@@ -24,12 +24,6 @@ def examples() -> list[dict]:
 @pytest.fixture(scope="module")
 def seed_tasks() -> list[dict]:
     return [json.loads(line) for line in (ROOT / "seed_tasks.jsonl").read_text(encoding="utf-8").splitlines()]
-
-
-@pytest.fixture(scope="module")
-def recordings() -> list[dict]:
-    lines = (ROOT / "data" / "teacher_completions.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +55,15 @@ def test_the_readme_shows_the_generators_table_of_this_build(rebuilt):
     assert [line for line in table if line not in readme] == []
 
 
-def test_each_recording_holds_the_prompt_that_its_seed_tasks_make(recordings):
-    for k, recording in enumerate(recordings):
-        assert (recording["seed_task_ids"], recording["prompt"]) == recorded_prompt(k)
-        assert recording["prompt"].endswith(f"###\n{NUM_PROMPT_INSTRUCTIONS + 1}. Instruction:")
+def test_each_recording_holds_the_prompt_that_its_seed_tasks_make():
+    seed_tasks = load_seed_tasks(str(build.SEED_TASKS_PATH))
+    for k, recording in enumerate(build.load_recordings()):
+        sampled = sample_seed_tasks(seed_tasks, build.NUM_PROMPT_INSTRUCTIONS, build.SEED, k)
+        assert (recording["seed_task_ids"], recording["prompt"]) == (
+            [task["id"] for task in sampled],
+            encode_prompt(sampled),
+        )
+        assert recording["prompt"].endswith(f"###\n{build.NUM_PROMPT_INSTRUCTIONS + 1}. Instruction:")
 
 
 def test_a_hundred_tasks_can_be_replayed_for_the_quick_start(tmp_path, examples):
@@ -87,13 +86,46 @@ def test_a_build_from_changed_seed_tasks_ends_in_one_line_and_leaves_the_old_dat
     assert (tmp_path / "alpaca_data.json").read_bytes() == (ROOT / "alpaca_data.json").read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("data_path", "message"),
+    [
+        ("nowhere/x.json", "x.json: there is no folder"),
+        ("mine.json", "mine.json: not made by this command, so it stays"),
+        ("notes.txt", "notes.txt: not made by this command, so it stays"),
+    ],
+)
+def test_a_path_that_data_cannot_have_is_refused_before_any_work(tmp_path, monkeypatch, data_path, message):
+    jdump([good_example()], tmp_path / "mine.json")
+    (tmp_path / "notes.txt").write_text("notes")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr(build, "replay", lambda folder: pytest.fail("refused only after the work"))
+    with pytest.raises(UserError, match=message):
+        build.alpaca_data(str(tmp_path / data_path))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_data_made_before_is_replaced(tmp_path, examples):
+    jdump(examples[:100], tmp_path / "data.json")
+    assert build.is_from_recordings(str(tmp_path / "data.json"))
+    assert build.is_from_recordings(str(build.DATA_PATH))
+
+
+def test_the_modules_of_the_repository_come_before_installed_ones_of_the_same_names(tmp_path):
+    for name in ("alpaca", "benchmarks", "configs", "data", "tests"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise ImportError('the installed one')")
+    for module in ("data.build", "data.check", "configs.make_tiny_llama"):
+        result = run_script("-m", module, "--help", PYTHONPATH=str(tmp_path), PAGER="cat")
+        assert result.returncode == 0, result.stderr
+
+
 def test_each_correction_has_a_reason_and_changes_something():
     corrections = jload(build.CORRECTIONS_PATH)
     for correction in corrections:
         assert list(correction) == ["instruction", "reason", "replacement"]
         assert len(correction["reason"].split()) >= 3
         replacement = correction["replacement"]
-        assert replacement is None or (replacement and set(replacement) <= set(build.PARTS))
+        assert replacement is None or (replacement and set(replacement) <= set(FIELDS))
 
 
 def test_a_correction_replaces_parts_or_removes_the_example():
@@ -174,9 +206,8 @@ def test_about_a_third_of_the_seed_tasks_are_classification(seed_tasks):
 
 def test_the_seed_tasks_pass_the_checks_on_the_data(seed_tasks):
     tasks = [{"instruction": task["instruction"], **task["instances"][0]} for task in seed_tasks]
-    # The share with an input is another one, and the parser's list of unsuitable words is for the teacher.
-    findings = [finding for finding in check.check_examples(tasks) if "share with an input" not in finding]
-    assert findings == []
+    assert check.check_examples(tasks) == []
+    assert [finding for finding in check.check_sizes(tasks) if "share with an input" not in finding] == []
 
 
 def test_computed_answers_of_the_seed_tasks_agree(seed_tasks):
@@ -203,7 +234,6 @@ def test_no_output_of_the_reference_seed_tasks_occurs_in_ours(seed_tasks, refere
         ({"output": "Paris "}, "form: white space around the output"),
         ({"input": None}, "form: it is not exactly"),
         ({"source": "web"}, "form: it is not exactly"),
-        ({"output": "Paris " * 111 + "."}, "length: 112 words"),
         ({"output": "Par\u200bis"}, "characters: the character U+200B"),
         ({"output": "Par\x07is"}, "characters: the character U+0007"),
         ({"output": "Par\u00adis"}, "characters: the character U+00AD"),
@@ -241,8 +271,33 @@ def test_each_flaw_is_found(changes, finding):
 
 def test_a_good_example_has_no_findings_of_its_own():
     good = [good_example(output="```python\nprint(1)\n```\nBonjour, café №1.\n\n1. Paris"), good_example(input="x")]
-    assert [f for f in check.check_examples(good[:1]) if f.startswith("example")] == []
-    assert check.check_examples([good_example(instruction="How are you, Ada?", input="x")])[0].startswith("share")
+    assert check.check_examples(good[:1]) == []
+
+
+def test_lengths_and_the_share_with_an_input_are_those_that_the_shipped_data_was_to_have():
+    assert check.check_sizes([good_example(output="Paris " * 111 + ".")]) == [
+        "example 0: length: 112 words in the output",
+        "share with an input: 0.0%, not 35% to 45%",
+    ]
+
+
+def test_a_file_of_ones_own_may_have_other_lengths_and_shares_than_the_shipped_one(tmp_path):
+    jdump([good_example(output="Paris. " * 200 + "Paris.")], tmp_path / "data.json")
+    result = run_script("-m", "data.check", "report", "--data_path", tmp_path / "data.json")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.endswith("no findings\n")
+
+
+def test_the_table_is_left_out_where_the_form_is_wrong_and_for_no_other_finding(tmp_path):
+    for example, has_table in (
+        (good_example(output="For more information see https://example.com."), True),
+        (good_example(output=" information"), False),
+    ):
+        jdump([example], tmp_path / "data.json")
+        flags = ("--data_path", tmp_path / "data.json", "--reference_path", ROOT / "alpaca_data.json")
+        result = run_script("-m", "data.check", "report", *flags)
+        assert_fails_in_one_line(result, "data.json: 1 finding, listed above")
+        assert ("different first words" in result.stdout) is has_table
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,14 @@ def test_the_originals_tasks_give_the_originals_file(name, folder, reference_dat
     assert (folder / "out" / "regen.json").read_bytes() == (reference_data / name).read_bytes()
 
 
+def test_prompt_and_seed_tasks_that_ship_with_the_script_are_found_from_another_folder(tmp_path):
+    with OpenAIServer(answers_with(make_tasks(20))) as server:
+        result = generate(tmp_path, server, num_instructions_to_generate=10, request_batch_size=1)
+    assert result.returncode == 0, result.stderr
+    prompt = server.requests[0]["body"]["prompt"]
+    assert (prompt if isinstance(prompt, str) else prompt[0]).startswith((ROOT / "prompt.txt").read_text("utf-8"))
+
+
 def test_the_log_accounts_for_every_request_and_task(folder):
     with OpenAIServer(answers_with(make_tasks(130)), latency_sec=0.05) as server:
         result = generate(folder, server, num_instructions_to_generate=100, request_batch_size=3, seed=5)
@@ -536,12 +544,12 @@ def test_a_value_out_of_range_is_named(flags, folder, monkeypatch):
     ("line", "place"),
     [
         ("{", "line 2, column 2: not JSON"),
-        ("[]", "line 2: no seed task"),
-        ('{"instruction": "a"}', "line 2: no seed task"),
-        ('{"instruction": "a", "instances": []}', "line 2: no seed task"),
-        ('{"instruction": "a", "instances": [{"input": ""}]}', "line 2: no seed task"),
-        ('{"instruction": " ", "instances": [{"input": "", "output": "b"}]}', "line 2: no seed task"),
-        ('{"instruction": "a", "instances": [{"input": 1, "output": "b"}]}', "line 2: no seed task"),
+        ("[]", "line 2 is not an object but list"),
+        ('{"instruction": "a"}', "line 2 has no 'output'"),
+        ('{"instruction": "a", "instances": []}', "line 2 has no 'output'"),
+        ('{"instruction": "a", "instances": [{"input": ""}]}', "line 2 has no 'output'"),
+        ('{"instruction": " ", "instances": [{"input": "", "output": "b"}]}', "line 2 has an empty 'instruction'"),
+        ('{"instruction": "a", "instances": [{"input": 1, "output": "b"}]}', "line 2 has a field 'input' that is not"),
     ],
 )
 def test_a_seed_task_that_cannot_be_used_is_named_with_its_line(line, place, tmp_path):

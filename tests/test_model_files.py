@@ -93,6 +93,37 @@ def test_a_tuned_model_with_more_layers_is_refused(models, tmp_path):
     assert f"tensor model.layers.2.input_layernorm.weight is missing in {models / 'base'}. 9 tensors do not fit" in line
 
 
+def test_a_base_with_more_layers_is_refused_with_both_numbers(models, refused, tmp_path):
+    deep = tiny_models.save_llama(tmp_path / "deep", num_layers=3)
+    numbers = "holds 3 tensors layers.*.input_layernorm.weight"
+    assert f"{deep}: {numbers}, and {models / 'tuned'} only 2" in refused(deep)
+    shallow = load_files(models / "base")
+    rewrite_tensors(deep, lambda tensors: tensors.update(shallow))  # all that the diff was made from, and more
+    for shard in deep.glob("model-*"):
+        shard.unlink()
+    shutil.copytree(models / "diff", tmp_path / "without", ignore=shutil.ignore_patterns("weight_diff.json"))
+    for diff in (models / "diff", tmp_path / "without"):
+        line = fails(*recover_arguments(deep, diff, tmp_path / "out"))
+        assert f"{deep}: {numbers}, and {diff} only 2" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_buffers_of_an_old_base_and_a_twin_that_it_alone_holds_are_no_more_layers(models, tmp_path):
+    old = pickle_model(models / "base", tmp_path / "old", buffers=True)
+    make_diff(old, models / "tuned", tmp_path / "diff")
+    recover(old, tmp_path / "diff", None)
+    opt = tiny_models.save_opt(tmp_path / "opt")
+    tune(opt, tmp_path / "tuned")
+
+    def add_twin_and_position_ids(tensors):
+        tensors["lm_head.weight"] = tensors["model.decoder.embed_tokens.weight"].clone()
+        tensors["model.decoder.position_ids"] = torch.arange(3)
+
+    rewrite_tensors(opt, add_twin_and_position_ids)
+    make_diff(opt, tmp_path / "tuned", tmp_path / "opt_diff")
+    recover(opt, tmp_path / "opt_diff", None)
+
+
 def test_another_vocabulary_is_refused_with_both_shapes(models, refused, tmp_path):
     model = AutoModelForCausalLM.from_pretrained(models / "base")
     model.resize_token_embeddings(390)
@@ -392,7 +423,8 @@ weight_diff.{command}(*{arguments!r})
 
 
 @pytest.mark.parametrize(
-    ("function", "call"), [("_write_at", 1), ("_write_at", 12), ("_write_at", 21), ("_write_at", 25), ("write_file", 2)]
+    ("function", "call"),
+    [("_write_at", 1), ("_write_at", 12), ("_write_at", 21), ("_write_at", 25), ("atomic_write", 2)],
 )
 @pytest.mark.parametrize("command", ["make_diff", "recover"])
 def test_what_a_killed_run_leaves_never_loads_and_a_second_run_succeeds(models, tmp_path, command, function, call):

@@ -3,7 +3,6 @@
 import json
 import math
 import random
-import sys
 import xml.etree.ElementTree
 
 import numpy as np
@@ -16,7 +15,6 @@ from rouge_score.rouge_scorer import RougeScorer
 import plot_diversity
 from plot_diversity import FIGURE_HEIGHT, FIGURE_WIDTH, MIN_FONT, RADII, Group, Task
 from tests.helpers.commands import ROOT, assert_fails_in_one_line, run_script
-from tests.test_root_verbs import fake_spacy
 from utils import UserError
 
 VERBS = ["name", "list", "write", "explain", "describe", "find", "count", "compare", "sort", "suggest", "translate"]
@@ -69,12 +67,15 @@ def test_a_missing_input_or_output_is_an_empty_one(tmp_path):
     ("content", "message"),
     [
         (b'[{"instruction": "Sing."},]', "line 1, column 27: not JSON"),
-        (b'{"instruction": "Sing."}\nSing.', "line 2: not JSON"),
-        (b'[{"instruction": "Sing."}, {"instructions": "Dance."}]', "entry 1 has no 'instruction' that is text"),
-        (b'{"instruction": "Sing."}\n\n{"instruction": 3}', "entry 1 has no 'instruction' that is text"),
-        (b'["Sing."]', "entry 0 has no 'instruction' that is text"),
-        (b'[{"instruction": "Sing.", "input": ["a"]}]', "entry 0 has an input or output that is not text"),
-        (b"[]", "no tasks"),
+        (b'{"instruction": "Sing."}\nSing.', "line 2, column 1: not JSON"),
+        (b'[{"instruction": "Sing."}, {"instructions": "Dance."}]', "entry 1 has no 'instruction'"),
+        (
+            b'{"instruction": "Sing."}\n\n{"instruction": 3}',
+            "line 3 has a field 'instruction' that is not text but int",
+        ),
+        (b'["Sing."]', "entry 0 is not an object but str"),
+        (b'[{"instruction": "Sing.", "input": ["a"]}]', "entry 0 has a field 'input' that is not text but list"),
+        (b"[]", "no examples"),
         (b"", "not JSON"),
         (b'[{"instruction": "caf\xe9"}]', "byte 21: not UTF-8"),
     ],
@@ -150,7 +151,7 @@ def groups_of(num_verbs, num_objects, letters):
 )
 def test_every_label_lies_inside_its_wedge_and_the_caption_inside_the_figure(groups):
     figure = plot_diversity.draw(
-        groups, plot_diversity.make_caption("$\\frac$" + "d" * 99, [("a", "b")] * 52002, groups, "rules")
+        groups, plot_diversity.make_caption("$\\frac$" + "d" * 99, [("a", "b")] * 52002, groups)
     )
     renderer = FigureCanvasAgg(figure).get_renderer()
     figure.draw(renderer)
@@ -239,7 +240,7 @@ def test_the_nearest_neighbour_of_a_very_long_instruction_is_found():
 def test_the_command_writes_the_same_bytes_in_every_run_and_prints_the_table(tmp_path, data_path):
     for name, hash_seed in (("a", "1"), ("b", "2")):
         result = run_script(
-            *("plot_diversity.py", "plot", "--data_path", data_path, "--parser", "rules"),
+            *("plot_diversity.py", "plot", "--data_path", data_path),
             *("--output_path", tmp_path / name / "figure", "--compare_paths", data_path),
             PYTHONHASHSEED=hash_seed,
         )
@@ -256,7 +257,7 @@ def test_the_command_writes_the_same_bytes_in_every_run_and_prints_the_table(tmp
 
 def test_the_figure_and_the_table_in_the_readme_are_those_of_the_data_in_the_repository(tmp_path):
     result = run_script(
-        *("plot_diversity.py", "plot", "--compare_paths", "./seed_tasks.jsonl", "--parser", "rules"),
+        *("plot_diversity.py", "plot", "--compare_paths", "./seed_tasks.jsonl"),
         *("--output_path", tmp_path / "diversity"),
     )
     assert result.returncode == 0, result.stderr
@@ -268,39 +269,25 @@ def test_the_figure_and_the_table_in_the_readme_are_those_of_the_data_in_the_rep
     assert [row for row in rows if row not in readme] == []
 
 
+def test_each_column_is_that_of_its_own_file_in_whatever_order_they_are_named(tmp_path, capsys):
+    (tmp_path / "a.json").write_text('[{"instruction": "Name a river."}]')
+    (tmp_path / "b.json").write_text('[{"instruction": "Is it so?"}]')
+    a, b = str(tmp_path / "a.json"), str(tmp_path / "b.json")
+    plot_diversity.plot(a, str(tmp_path / "figure"), compare_paths=f"{b},{a}")
+    assert "| with a root verb | 100.0% | 0.0% | 100.0% |" in capsys.readouterr().out
+
+
 def test_the_caption_states_the_share_that_could_be_analysed():
     pairs = [("write", "poem")] * 3 + [("write", None), (None, None)]
-    caption = plot_diversity.make_caption("my.json", pairs, plot_diversity.most_frequent(pairs), "rules")
-    assert (
-        "Shown: 3 of 5 instructions. A root verb with a direct object was found in 60.0% of them, by rules." in caption
-    )
-
-
-def test_spacy_is_used_where_it_is_installed_and_named_in_the_caption(tmp_path, monkeypatch, data_path):
-    monkeypatch.setitem(sys.modules, "spacy", fake_spacy(["en_core_web_sm"], []))
-    captions = []
-    draw = plot_diversity.draw
-    monkeypatch.setattr(
-        plot_diversity, "draw", lambda groups, caption: captions.append(caption) or draw(groups, caption)
-    )
-    for parser in ("auto", "spacy", "rules"):
-        plot_diversity.plot(str(data_path), str(tmp_path / "figure.svg"), parser=parser)
-    assert ["spaCy's en_core_web_sm" in caption for caption in captions] == [True, True, False]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["figure.png", "figure.svg"]
-
-
-def test_without_spacy_its_parser_cannot_be_asked_for(tmp_path, monkeypatch, data_path):
-    monkeypatch.setitem(sys.modules, "spacy", None)
-    assert plot_diversity.choose_parser("auto", 1)[1] == "part-of-speech tags and rules"
-    with pytest.raises(UserError, match="--parser spacy needs spaCy and an English model: pip install"):
-        plot_diversity.plot(str(data_path), str(tmp_path / "figure"), parser="spacy")
+    caption = plot_diversity.make_caption("my.json", pairs, plot_diversity.most_frequent(pairs))
+    assert "Shown: 3 of 5 instructions. A root verb with a direct object was found in 60.0% of them" in caption
+    assert "of them, by part-of-speech tags and rules." in caption
 
 
 @pytest.mark.parametrize(
     ("flags", "parts"),
     [
         (["--data_path", "missing.json"], ["missing.json", "no such file"]),
-        (["--data_path", "DATA", "--parser", "spcy"], ["--parser takes auto, rules, spacy", "Did you mean spacy?"]),
         (["--data_path", "DATA", "--output_path", "taken/figure"], ["taken", "no folder"]),
         (["--data_path", "DATA", "--output_path", "folder"], ["folder", "Name the figure in it"]),
         (["--data_path", "DATA", "--compare_paths", "DATA,missing.json"], ["missing.json", "no such file"]),
@@ -319,16 +306,31 @@ def test_a_mistake_is_one_line_and_leaves_no_figure(tmp_path, data_path, flags, 
     assert not [*tmp_path.rglob("*.png"), *tmp_path.rglob("*.svg"), *tmp_path.rglob("*.tmp")]
 
 
-def test_an_earlier_figure_survives_a_disk_that_is_full(tmp_path, monkeypatch):
+@pytest.mark.parametrize("suffix", [".png", ".svg"])
+def test_a_file_that_is_no_figure_of_this_script_stays_as_it_is(tmp_path, data_path, suffix):
+    path = tmp_path / f"figure{suffix}"
+    path.write_bytes(b"mine")
+    with pytest.raises(UserError, match=f"{suffix}: not a figure of this script, so it stays"):
+        plot_diversity.plot(str(data_path), str(tmp_path / "figure"))
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [(path.name, b"mine")]
+
+
+def test_a_figure_of_this_script_is_replaced(tmp_path, data_path):
+    for name in (str(data_path), str(ROOT / "seed_tasks.jsonl")):
+        plot_diversity.plot(name, str(tmp_path / "figure.svg"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["figure.png", "figure.svg"]
+
+
+def test_an_earlier_figure_survives_a_disk_that_is_full(tmp_path):
     (tmp_path / "figure.png").write_bytes(b"old")
 
-    def fail(figure, path):
-        path.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
+    class Figure:
+        def savefig(self, f, **_):
+            f.write(b"half")
+            raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(plot_diversity, "_write_png", fail)
-    with pytest.raises(UserError, match=r"figure\.png: cannot be written \(No space left on device\)"):
-        plot_diversity.save(None, tmp_path / "figure")
+    with pytest.raises(UserError, match=r"figure\.png: No space left on device"):
+        plot_diversity.save(Figure(), [tmp_path / "figure.png"])
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("figure.png", b"old")]
 
 
@@ -337,12 +339,12 @@ def test_help_loads_neither_matplotlib_nor_the_tagger():
         "import sys, plot_diversity; from utils import run_commands\n"
         "try: run_commands({'plot': plot_diversity.plot}, ['plot', '--help'])\n"
         "except SystemExit: pass\n"
-        "print([name for name in ('matplotlib', 'HanTa', 'spacy', 'rapidfuzz', 'torch') if name in sys.modules])"
+        "print([name for name in ('matplotlib', 'HanTa', 'rapidfuzz', 'torch') if name in sys.modules])"
     )
     result = run_script("-c", code, PAGER="cat")
     assert result.stdout.endswith("[]\n"), result.stdout + result.stderr
 
 
 def test_the_reference_sample_is_plotted(reference_data, tmp_path, capsys):
-    plot_diversity.plot(str(reference_data / "alpaca_sample.json"), str(tmp_path / "figure"), parser="rules")
+    plot_diversity.plot(str(reference_data / "alpaca_sample.json"), str(tmp_path / "figure"))
     assert "| tasks | 1,989 |" in capsys.readouterr().out

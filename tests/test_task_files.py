@@ -112,13 +112,13 @@ def test_a_kill_between_the_new_regen_json_and_the_emptied_journal_doubles_nothi
     ("name", "content", "place"),
     [
         ("regen.json", b'[{"instruction": "a", "input"', r"regen\.json, line 1, column 30: not JSON"),
-        ("regen.json", b'[\n{"instruction": "a", "input": "", "output": ""},\n{"instruction": 1}]', "entry 2"),
+        ("regen.json", b'[\n{"instruction": "a", "input": "", "output": ""},\n{"instruction": 1}]', "entry 1"),
         ("regen.json", b"{}", "not a list"),
         ("regen.json", b"[\n\xff]", "byte 2: not UTF-8"),
-        ("regen_journal.jsonl", b'{"position": 0\n', "line 1: not JSON"),
+        ("regen_journal.jsonl", b'{"position": 0\n', "line 1, column 15: not JSON"),
         ("regen_journal.jsonl", b"[]\n", "line 1: not a JSON object"),
         ("regen_journal.jsonl", b'{"position": 0, "task": {}}\n', "line 1: no position and task"),
-        ("generation_log.jsonl", b'{"prompt_indices": [1]}\nnot a line\n', "line 2: not JSON"),
+        ("generation_log.jsonl", b'{"prompt_indices": [1]}\nnot a line\n', "line 2, column 1: not JSON"),
         ("generation_log.jsonl", b'{"time": 1}\n', "line 1: no prompt_indices"),
     ],
 )
@@ -129,6 +129,43 @@ def test_a_damaged_file_is_reported_with_its_place_and_left_untouched(folder, na
         with pytest.raises(UserError, match=place):
             TaskFiles(folder)
         assert (folder / name).read_bytes() == content
+
+
+@pytest.mark.parametrize("name", ["generation_log.jsonl", "regen_journal.jsonl", "regen.json"])
+def test_a_file_of_somebody_else_that_has_a_runs_name_is_refused_untouched(folder, name):
+    folder.mkdir()
+    (folder / name).write_bytes(b"my notes")
+    with pytest.raises(UserError, match=r"holds something else|not JSON"):
+        TaskFiles(folder)
+    assert (folder / name).read_bytes() == b"my notes"
+
+
+def test_only_temporary_files_of_a_run_are_removed(folder):
+    folder.mkdir()
+    (folder / "regen.json.old.tmp").write_bytes(b"my notes")
+    (folder / "regen.json.123.tmp").write_bytes(b"[half")
+    TaskFiles(folder).close()
+    assert sorted(os.listdir(folder)) == ["generation_log.jsonl", "regen.json.old.tmp"]
+
+
+def test_a_line_that_a_kill_cut_off_at_once_is_no_obstacle(folder):
+    folder.mkdir()
+    (folder / "regen_journal.jsonl").write_bytes(b'{"position": 0, "ta')
+    (folder / "generation_log.jsonl").write_bytes(b'{"ti')
+    files = TaskFiles(folder)
+    files.append(TASKS[:1])
+    files.close()
+    assert written(folder) == TASKS[:1]
+
+
+def test_a_folder_is_free_again_once_a_damaged_file_in_it_is_mended(folder):
+    folder.mkdir()
+    (folder / "regen.json").write_bytes(b"{}")
+    with pytest.raises(UserError, match="not a list") as error:
+        TaskFiles(folder)
+    (folder / "regen.json").unlink()
+    TaskFiles(folder).close()
+    assert error  # whose traceback keeps alive what was opened
 
 
 def test_a_journal_that_belongs_to_another_regen_json_is_reported(folder):
@@ -163,7 +200,7 @@ def test_the_count_of_prompts_goes_on_where_the_log_ends(folder):
     files.append(TASKS[:1])
     files.log({"prompt_indices": [5, 6]})
     files.log({"prompt_indices": [3, 4]})
-    files._log.write(b'{"prompt_indices": [7')  # the kill comes here
+    files._log._file.write(b'{"prompt_indices": [7')  # the kill comes here
     abandon(files)
     files = TaskFiles(folder)
     assert files.next_prompt_index == 7
@@ -193,8 +230,8 @@ def test_regen_json_is_rewritten_a_constant_number_of_times_over(folder, monkeyp
 def counting(atomic_write, num_bytes):
     """atomic_write, noting the size of each file."""
 
-    def write(path):
-        with atomic_write(path) as f:
+    def write(path, **options):
+        with atomic_write(path, **options) as f:
             yield f
             num_bytes.append(f.tell())
 

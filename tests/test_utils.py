@@ -1,5 +1,6 @@
 """utils.py: JSON in and out, the Alpaca prompt, the command line."""
 
+import os
 import subprocess
 import sys
 
@@ -9,7 +10,6 @@ import utils
 from tests.helpers.commands import ROOT, assert_fails_in_one_line
 
 SCRIPT = """
-import sys
 from utils import UserError, run_commands
 
 def copy(path: str, times: int = 1, rate: float = 1.0, loud: bool = False, limit: int | None = None):
@@ -18,16 +18,21 @@ def copy(path: str, times: int = 1, rate: float = 1.0, loud: bool = False, limit
 def fail():
     raise UserError("no such thing. Bring one.")
 
-run_commands({{"copy": copy, "fail": fail}})
+def stop(noisy: bool = True, number: int | None = None):
+    print("ran", (noisy, number))
+    raise KeyboardInterrupt
+
+run_commands({"copy": copy, "fail": fail, "stop": stop})
 """
 
 
 @pytest.fixture
 def script(tmp_path):
     path = tmp_path / "script.py"
-    path.write_text(SCRIPT.format(root=str(ROOT)))
+    path.write_text(SCRIPT)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return lambda *arguments: subprocess.run(
-        [sys.executable, str(path), *arguments], capture_output=True, text=True, timeout=60
+        [sys.executable, str(path), *arguments], capture_output=True, text=True, timeout=60, env=environment
     )
 
 
@@ -38,20 +43,44 @@ def script(tmp_path):
         (["--path=a b", "--rate", "1e-5", "--loud"], ("a b", 1, 1e-5, True, None)),
         (["x", "3", "--limit", "4", "--loud", "true"], ("x", 3, 1.0, True, 4)),
         (["-p", "x", "--times", "-1", "--limit", "None"], ("x", -1, 1.0, False, None)),
+        (["2", "-p=None", "--noloud"], ("None", 2, 1.0, False, None)),
     ],
 )
 def test_values_are_read_as_the_signature_says(script, arguments, expected):
     assert script("copy", *arguments).stdout.strip() == f"ran {expected!r}"
 
 
+def test_a_flag_that_begins_with_no_is_not_taken_for_another_ones_negation(script):
+    assert script("stop", "--noisy").stdout.strip() == "ran (True, None)"
+    assert script("stop", "--nonoisy").stdout.strip() == "ran (False, None)"
+
+
+def test_an_interrupted_command_ends_in_one_line(script):
+    result = script("stop")
+    assert (result.returncode, result.stderr) == (130, "script.py: interrupted.\n")
+
+
+@pytest.mark.parametrize("arguments", [["copy", "--help"], ["copy", "--path", "x", "-h"], ["copy", "--", "--help"]])
+def test_help_names_the_flags_and_runs_nothing(script, arguments):
+    result = script(*arguments)
+    assert result.returncode == 0
+    assert "--times" in result.stdout + result.stderr
+    assert "ran" not in result.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
         (["cpy", "--path", "x"], ["no command 'cpy'", "Did you mean copy?"]),
+        (["--path", "x"], ["no command '--path'"]),
         (["copy", "--pth", "x"], ["no flag --pth", "Did you mean --path?"]),
+        (["copy", "x", "--path", "y", "--pth"], ["no flag --pth"]),
+        (["copy", "x", "-q", "3"], ["no flag --q"]),
         (["copy"], ["needs --path"]),
         (["copy", "x", "1", "1", "True", "1", "y"], ["cannot place 'y'"]),
         (["copy", "x", "--times", "2.5"], ["--times takes int, not '2.5'"]),
+        (["copy", "x", "--times", "1e5"], ["--times takes int, not '1e5'"]),
+        (["copy", "x", "--limit", "all"], ["--limit takes int or None, not 'all'"]),
         (["copy", "x", "--loud", "maybe"], ["--loud takes bool, not 'maybe'"]),
         (["fail"], ["no such thing. Bring one."]),
     ],

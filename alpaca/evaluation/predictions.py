@@ -6,12 +6,11 @@ format, where the input is a part of the instruction: {"instruction", "output", 
 
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
-import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils import UserError, jload, read_text
+from alpaca.examples import read_entries
+from utils import UserError
 
 
 @dataclass(frozen=True)
@@ -37,24 +36,20 @@ class Pair:
 
 def load_tasks(path: str) -> list[Task]:
     """The instructions in a file, in its order. Raises UserError for a missing field, a duplicate or an empty file."""
-    return list(_by_text(path, ((place, _task(record, place), None) for place, record in _records(path))))
+    return list(_by_task(path, read_entries(path, optional=("input", "output"))))
 
 
 def load_predictions(path: str) -> tuple[str, dict[Task, str]]:
-    """Name of the model and its response to each task. The response is in "output", or in Self-Instruct's "response";
-    without a "generator" in the file, the model is called as the file. Raises UserError as load_tasks does."""
-    entries, generators = [], set()
-    for place, record in _records(path):
-        output = record.get("output", record.get("response"))
-        if not isinstance(output, str):
-            raise UserError(f'{place}: no "output". Each entry needs instruction and output, and generator if it can.')
-        generators.add(record.get("generator"))
-        entries.append((place, _task(record, place), output.strip()))
-    predictions = _by_text(path, entries)
+    """Name of the model and its response to each task. Without a "generator" in the file, the model is called as the
+    file. Raises UserError as load_tasks does."""
+    entries = read_entries(path)
+    for place, entry, _ in entries:
+        if not isinstance(entry.get("generator"), str | None):
+            raise UserError(f"{path}, {place} has a field 'generator' that is not text.")
+    generators = {entry.get("generator") for _, entry, _ in entries}
     if len(generators) > 1:
         raise UserError(f"{path}: responses of {len(generators)} generators. Each file holds those of one model.")
-    generator = generators.pop()
-    return generator if isinstance(generator, str) else Path(path).stem, predictions
+    return generators.pop() or Path(path).stem, _by_task(path, entries)
 
 
 def load_pairs(path_1: str, path_2: str) -> tuple[tuple[str, str], list[Pair]]:
@@ -92,50 +87,17 @@ def prediction(task: Task, output: str, generator: str, dataset: str) -> dict:
     }
 
 
-def _records(path: str) -> list[tuple[str, dict]]:
-    """(where it is, for messages; content) of each entry."""
-    text = read_text(path)
-    if text.lstrip().startswith("["):
-        records = [(f"{path}, entry {number}", record) for number, record in enumerate(jload(path), start=1)]
-    else:
-        records = []
-        for number, line in enumerate(text.split("\n"), start=1):
-            if line.strip():
-                try:
-                    records.append((f"{path}, line {number}", json.loads(line)))
-                except json.JSONDecodeError as error:
-                    raise UserError(f"{path}, line {number}: not JSON ({error.msg}).") from None
-    if not records:
-        raise UserError(f"{path}: no entries. It has to be a JSON list or JSON lines.")
-    for place, record in records:
-        if not isinstance(record, dict):
-            raise UserError(f"{place}: not a JSON object.")
-    return records
-
-
-def _task(record: dict, place: str) -> Task:
-    instruction, input = record.get("instruction"), record.get("input", "")
-    if instances := record.get("instances"):  # Self-Instruct
-        input = (
-            instances[0].get("input", "") if isinstance(instances, list) and isinstance(instances[0], dict) else None
-        )
-    if not isinstance(instruction, str) or not instruction.strip():
-        raise UserError(f'{place}: no "instruction".')
-    if not isinstance(input, str):
-        raise UserError(f'{place}: "input" is no text.')
-    instruction, input = instruction.strip(), input.strip()
-    if input:  # in the files that prediction() writes, the instruction holds it already
-        instruction = instruction.removesuffix(f"\n\n{input}")
-    return Task(instruction, input)
-
-
-def _by_text(path: str, entries: Iterable[tuple[str, Task, str | None]]) -> dict[Task, str | None]:
-    places, values = {}, {}
-    for place, task, value in entries:
+def _by_task(path: str, entries: list[tuple[str, dict, dict]]) -> dict[Task, str]:
+    """The output to each task. Raises UserError for an empty instruction, and for a task that comes twice."""
+    places, outputs = {}, {}
+    for place, _, example in entries:
+        instruction, input, output = (text.strip() for text in example.values())
+        if not instruction:
+            raise UserError(f"{path}, {place} has an empty 'instruction'.")
+        # In the files that prediction() writes, the instruction holds the input already.
+        task = Task(instruction.removesuffix(f"\n\n{input}") if input else instruction, input)
         if task.text in places:
-            raise UserError(
-                f"{place}: the same instruction and input as {places[task.text].removeprefix(path + ', ')}."
-            )
+            raise UserError(f"{path}, {place}: the same instruction and input as {places[task.text]}.")
         places[task.text] = place
-        values[task] = value
-    return values
+        outputs[task] = output
+    return outputs

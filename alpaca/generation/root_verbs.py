@@ -1,9 +1,8 @@
 """The root verb and direct object of an instruction: "Write a short story about a fox." is ("write", "story").
 
 The measure of variety of Self-Instruct (arXiv 2212.10560): what does an instruction ask to do, and with what?
-Two analyses answer alike. `parse_by_rules` needs no download: HanTa's English model, which comes with the package,
-tags each word's part of speech, and the rules below read verb and object off the tags. `parse_by_spacy` takes both
-from a dependency parse, where spaCy and one of its English models are installed.
+Nothing is downloaded: HanTa's English model, which comes with the package, tags each word's part of speech, and the
+rules below read verb and object off the tags.
 """
 
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
@@ -12,9 +11,8 @@ import functools
 import multiprocessing
 import re
 import typing
-from collections.abc import Callable, Iterable
 
-MANY_SENTENCES = 4000  # for fewer, starting processes takes longer than it saves
+MANY_INSTRUCTIONS = 4000  # for fewer, starting processes takes longer than it saves
 Pair = tuple[str | None, str | None]  # verb and object, both lower-case lemmas; None for what there is not
 
 
@@ -24,26 +22,30 @@ class Token(typing.NamedTuple):
     tag: str  # of the CLAWS5 tagset, in which the British National Corpus is tagged
 
 
-def root_verbs(instructions: Iterable[str], parse: Callable[[list[str]], list[Pair]]) -> list[Pair]:
-    """The pair of each instruction: of its first request that has an object, else of its first request.
+def root_verbs(instructions: list[str], num_processes: int = 1) -> list[Pair]:
+    """The pair of each instruction; several processes share the work where there are many."""
+    if num_processes == 1 or len(instructions) < MANY_INSTRUCTIONS:
+        return [root_verb(instruction) for instruction in instructions]
+    with multiprocessing.Pool(num_processes) as pool:
+        return pool.map(root_verb, instructions, chunksize=1000)
 
-    parse gives the pair of each of a list of sentences. A request is an imperative ("Name three rivers."), a polite
-    question ("Could you name three rivers?"), a wish ("I need a name.") or a question with a full verb ("Which
-    rivers cross Ghana?"); "Is Mali a river?" has no root verb.
+
+def root_verb(instruction: str) -> Pair:
+    """The pair of the first request that has an object, else of the first request.
+
+    A request is an imperative ("Name three rivers."), a polite question ("Could you name three rivers?"), a wish ("I
+    need a name.") or a question with a full verb ("Which rivers cross Ghana?"); "Is Mali a river?" has no root verb.
     """
-    sentences = [split_sentences(instruction) for instruction in instructions]
-    pairs: list[Pair] = [(None, None)] * len(sentences)
-    for k in range(MAX_SENTENCES):
-        unfinished = [
-            i
-            for i, (verb, obj) in enumerate(pairs)
-            if k < len(sentences[i]) and obj is None and not (verb and sentences[i][k][1])
-        ]
-        parsed = parse([sentences[i][k][0] for i in unfinished])
-        for i, (verb, obj) in zip(unfinished, parsed, strict=True):
-            if obj or pairs[i][0] is None:
-                pairs[i] = verb, obj
-    return pairs
+    first: Pair = None, None
+    for sentence, may_be_material in split_sentences(instruction):
+        if first[0] and may_be_material:
+            break
+        verb, obj = _request(_tag(sentence)) or (None, None)
+        if obj:
+            return verb, obj
+        if first[0] is None:
+            first = verb, None
+    return first
 
 
 MAX_CHARACTERS, MAX_SENTENCES = 2000, 4  # a request further back follows so much text that it is part of the material
@@ -109,14 +111,6 @@ WISHES = {"need", "want", "like", "love", "have", "require", "ask", "task"}  # I
 GIVING = {"give", "tell", "show", "teach", "send", "offer", "write", "make", "suggest"}  # may take two objects
 
 
-def parse_by_rules(sentences: list[str], num_processes: int = 1) -> list[Pair]:
-    """The pairs of the sentences; several processes share the work where there are many."""
-    if num_processes == 1 or len(sentences) < MANY_SENTENCES:
-        return [_pair(sentence) for sentence in sentences]
-    with multiprocessing.Pool(num_processes) as pool:
-        return pool.map(_pair, sentences, chunksize=1000)
-
-
 @functools.cache
 def _tagger():
     from HanTa.HanoverTagger import HanoverTagger
@@ -158,10 +152,6 @@ def _log_probability(word: str) -> float:
 @functools.cache
 def _can_be_base_verb(word: str) -> bool:
     return any(tag in BASE_VERB for tag, _ in _tagger().tag_word(word, cutoff=8))
-
-
-def _pair(sentence: str) -> Pair:
-    return _request(_tag(sentence)) or (None, None)
 
 
 def _request(tokens: list[Token], after_comma: bool = False) -> Pair | None:
@@ -317,64 +307,3 @@ def _noun_phrase(tokens: list[Token], start: int) -> tuple[str | None, int]:
     if tags[i] in FINITE_VERB and tags[i] != "VVD":  # the impact phones have; that is, the object ends before "phones"
         return (nouns[0] if tags[start] in DETERMINER else None), i
     return nouns[-1], i
-
-
-# --- the dependency parse --------------------------------------------------------------------------------------------
-
-
-def load_spacy_parser(num_processes: int = 1) -> tuple[Callable[[list[str]], list[Pair]], str] | None:
-    """A function like parse_by_rules that asks spaCy, and the name of its model; None where there is no such model."""
-    try:
-        import spacy
-    except ImportError:
-        return None
-    models = sorted(model for model in spacy.util.get_installed_models() if model.startswith("en_"))
-    if not models:
-        return None
-    nlp = spacy.load(models[0], exclude=["ner"])
-
-    def parse(sentences: list[str]) -> list[Pair]:
-        docs = nlp.pipe(sentences, n_process=num_processes if len(sentences) >= MANY_SENTENCES else 1)
-        return [_pair_of_parse(doc) for doc in docs]
-
-    return parse, f"spaCy's {models[0]}"
-
-
-def _pair_of_parse(doc) -> Pair:
-    """The pair of a parsed sentence: a spacy.tokens.Doc, whose tokens know their head, children and relation."""
-    root = next((token for token in doc if token.dep_ == "ROOT"), None)
-    if root is None:
-        return None, None
-    is_question = doc[-1].text == "?"
-    for verb in [root, *(token for token in root.children if token.dep_ in {"conj", "ccomp", "parataxis"})]:
-        inner = next((t for t in verb.children if t.dep_ in {"xcomp", "ccomp"} and t.pos_ == "VERB"), None)
-        if inner and verb.lemma_ in WISHES | {"be", "let"}:  # you need to write ..., your task is to write ...
-            verb = inner
-        elif verb.pos_ != "VERB" or not (is_question or _is_request(verb)):
-            continue
-        return verb.lemma_.lower(), _object_of_parse(verb)
-    return None, None
-
-
-def _is_request(verb) -> bool:
-    """Imperatives have no subject; you should sort the names; I need a recipe."""
-    subject = next((token for token in verb.children if token.dep_ in {"nsubj", "nsubjpass"}), None)
-    if subject is None:
-        return True
-    is_told = subject.text.lower() == "you" and any(t.text in {"should", "must"} for t in verb.children)
-    return is_told or (subject.text.lower() in {"i", "we"} and verb.lemma_ in {"need", "want"})
-
-
-def _object_of_parse(verb) -> str | None:
-    objects = [token for token in verb.children if token.dep_ in {"dobj", "obj"}]
-    if not objects:  # compare and contrast A and B
-        conjuncts = [token for token in verb.children if token.dep_ == "conj" and token.i - verb.i == 2]
-        objects = [token for conjunct in conjuncts for token in conjunct.children if token.dep_ in {"dobj", "obj"}]
-    for token in objects:
-        if token.pos_ == "NOUN":
-            return token.lemma_.lower()
-        if token.pos_ in {"NUM", "PRON", "DET"}:  # one of the reasons
-            of = [t for child in token.children if child.text == "of" for t in child.children if t.pos_ == "NOUN"]
-            if of:
-                return of[0].lemma_.lower()
-    return None

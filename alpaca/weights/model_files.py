@@ -9,7 +9,6 @@ instead, and mapped pages count as memory of the process, which here must not gr
 import collections
 import contextlib
 import dataclasses
-import errno
 import fcntl
 import hashlib
 import json
@@ -20,7 +19,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from utils import UserError
+from utils import UserError, atomic_write, os_errors_in_one_line, sync_directory
 
 # Number types as safetensors files call them, and as torch does. Integers are left out: what they hold in a
 # checkpoint (quantized weights, masks) has no meaningful difference.
@@ -37,6 +36,10 @@ ITEMSIZE |= {"I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1}
 
 Layout = list[tuple[str, str, tuple[int, ...]]]  # tensor name, dtype, shape, in the order of the file
 Shards = dict[str, Layout]  # by file name
+
+INDEX = "model.safetensors.index.json"  # which shard holds which tensor
+# Shards of an exact diff carry another name, so that no library takes differences of bit patterns for weights.
+EXACT_PREFIX = "exact-"
 
 # Weights and what else a training run leaves in its folder stay behind when the small files are copied.
 SMALL_FILES = ("config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json")
@@ -79,13 +82,10 @@ class StoredTensor:
 
         values = torch.empty(stop - start, dtype=torch_dtype(self.dtype))
         view = memoryview(values.view(torch.uint8).numpy())
-        try:
-            with open(self.path, "rb", buffering=0) as f:
-                f.seek(self.offset + start * ITEMSIZE[self.dtype])
-                while view and (num_bytes := f.readinto(view)):
-                    view = view[num_bytes:]
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot be read ({error.strerror}).") from None
+        with os_errors_in_one_line(self.path), open(self.path, "rb", buffering=0) as f:
+            f.seek(self.offset + start * ITEMSIZE[self.dtype])
+            while view and (num_bytes := f.readinto(view)):
+                view = view[num_bytes:]
         if view:
             raise UserError(f"{self.path}: ends inside tensor {self.name}; the file is truncated. Copy it again.")
         return values
@@ -231,16 +231,6 @@ def size_text(num_bytes: float) -> str:
     return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.2f} MB"
 
 
-@contextlib.contextmanager
-def os_errors_in_one_line() -> Iterator[None]:
-    """A disk that is full, a file without permission, a quota: turn it into a UserError."""
-    try:
-        yield
-    except OSError as error:
-        advice = " Free some space and run it again." if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-        raise UserError(f"{error.filename or 'file system'}: {error.strerror}.{advice}") from error
-
-
 def check_unused(target: str | os.PathLike) -> None:
     """Raise UserError if target cannot become a new folder."""
     target = Path(target).resolve()
@@ -271,7 +261,7 @@ def new_directory(target: str | os.PathLike, num_bytes: int) -> Iterator[Path]:
             yield partial
             os.fsync(lock)
             os.rename(partial, target)
-            _flush(target.parent)
+            sync_directory(target.parent)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
@@ -315,7 +305,7 @@ class ShardWriter:
             for name, dtype, shape in layout:
                 self.tensors[name] = StoredTensor(name, path, offset, dtype, tuple(shape))
                 offset += self.tensors[name].nbytes
-            with _named_errors(path), open(path, "xb") as f:
+            with os_errors_in_one_line(path), open(path, "xb") as f:
                 f.truncate(offset)
             self.headers[path] = header
 
@@ -346,20 +336,10 @@ def bytes_of(values) -> memoryview:
 
 
 def _write_at(path: Path, offset: int, data: memoryview) -> None:
-    with _named_errors(path), open(path, "r+b", buffering=0) as f:
+    with os_errors_in_one_line(path), open(path, "r+b", buffering=0) as f:
         f.seek(offset)
         while data:
             data = data[f.write(data) :]
-
-
-@contextlib.contextmanager
-def _named_errors(path: Path) -> Iterator[None]:
-    """Only open itself says which file it was."""
-    try:
-        yield
-    except OSError as error:
-        error.filename = path
-        raise
 
 
 def _safetensors_header(layout: Layout) -> bytes:
@@ -374,15 +354,11 @@ def _safetensors_header(layout: Layout) -> bytes:
 
 
 def _flush(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on disk, and give the memory of its pages back."""
-    file = os.open(path, os.O_RDONLY)
-    try:
-        with _named_errors(path):
-            os.fsync(file)
+    """Wait until a file is on disk, and give the memory of its pages back."""
+    with os_errors_in_one_line(path), open(path, "rb") as f:
+        os.fsync(f.fileno())
         if hasattr(os, "posix_fadvise"):  # not on macOS
-            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
-    finally:
-        os.close(file)
+            os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def total_numel(shards: Shards) -> int:
@@ -393,22 +369,33 @@ def total_bytes(shards: Shards) -> int:
     return sum(math.prod(shape) * ITEMSIZE[dtype] for layout in shards.values() for _, dtype, shape in layout)
 
 
-def index_of(shards: Shards) -> bytes:
-    """The index of a sharded model, as transformers reads it."""
-    weight_map = {name: file_name for file_name, layout in shards.items() for name, _, _ in layout}
-    index = {"metadata": {"total_size": total_bytes(shards)}, "weight_map": weight_map}
-    return (json.dumps(index, indent=2, ensure_ascii=False) + "\n").encode()
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write a small file and wait until it is on disk."""
-    with _named_errors(path), open(path, "xb") as f:
-        f.write(content)
-        f.flush()
-        os.fsync(f.fileno())
-
-
 def small_files(directory: str | os.PathLike) -> dict[str, bytes]:
     """Configuration and tokenizer of a saved model: file name -> content."""
     paths = {path for pattern in SMALL_FILES for path in Path(directory).glob(pattern) if path.is_file()}
     return {path.name: path.read_bytes() for path in sorted(paths)}
+
+
+def write_small_files(directory: Path, files: dict[str, bytes], shards: Shards, index_path: Path) -> None:
+    """All of a model but its shards; config.json, without which nothing loads, comes last.
+
+    index_path: an index that may be there already; it is kept, to the byte, where it says the same.
+    """
+    prefix = EXACT_PREFIX if next(iter(shards)).startswith(EXACT_PREFIX) else ""
+    if shards.keys() != {f"{prefix}model.safetensors"}:
+        index = _index_of({name.removeprefix(prefix): layout for name, layout in shards.items()}, index_path)
+        files = {prefix + INDEX: index, **files}
+    for name in sorted(files, key="config.json".__eq__):
+        with atomic_write(directory / name, "wb") as f:
+            f.write(files[name])
+
+
+def _index_of(shards: Shards, old_path: Path) -> bytes:
+    """The index of a sharded model, as transformers reads it. Those of exact diffs do not show EXACT_PREFIX."""
+    weight_map = {name: file_name for file_name, layout in shards.items() for name, _, _ in layout}
+    index = {"metadata": {"total_size": total_bytes(shards)}, "weight_map": weight_map}
+    if old_path.is_file():
+        content = old_path.read_bytes()
+        old = _strict_json(content, old_path)
+        if old["weight_map"] == weight_map and old.get("metadata", {}).get("total_size") == total_bytes(shards):
+            return content
+    return (json.dumps(index, indent=2, ensure_ascii=False) + "\n").encode()

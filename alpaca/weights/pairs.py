@@ -7,17 +7,28 @@ slices, and how all pairs are worked on by several threads.
 
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
+import collections
 import contextlib
 import dataclasses
 import functools
 import math
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from pathlib import Path
 
-from alpaca.weights.model_files import DTYPES, ITEMSIZE, StoredTensor, first_line, small_files, torch_dtype
+from alpaca.weights.model_files import (
+    DTYPES,
+    EXACT_PREFIX,
+    ITEMSIZE,
+    Shards,
+    StoredTensor,
+    first_line,
+    small_files,
+    torch_dtype,
+)
 from utils import UserError, jload
 
 SLICE = 1 << 17  # elements at a time: small enough for the processor's caches
@@ -36,12 +47,17 @@ class Architecture:
     def bare(self, name: str) -> str:
         return name.removeprefix(f"{self.prefix}.")
 
+    @property
+    def twins(self) -> list[tuple[str, str]]:
+        """Any two names of one tensor, either way round."""
+        return [twins for names in self.tied.items() for twins in (names, names[::-1])]
+
     def finder(self, tensors: dict[str, StoredTensor]) -> Callable[[str], StoredTensor | None]:
         """A function that finds a tensor by its name, with or without the prefix, or by that of its tied twin."""
         by_bare_name = {self.bare(name): tensor for name, tensor in tensors.items()}
-        for a, b in [*self.tied.items(), *((b, a) for a, b in self.tied.items())]:
-            if self.bare(b) in by_bare_name:
-                by_bare_name.setdefault(self.bare(a), by_bare_name[self.bare(b)])
+        for name, twin in self.twins:
+            if self.bare(twin) in by_bare_name:
+                by_bare_name.setdefault(self.bare(name), by_bare_name[self.bare(twin)])
         return lambda name: by_bare_name.get(self.bare(name))
 
 
@@ -177,7 +193,26 @@ def pair_up(
     if problems:
         more = f" {len(problems)} tensors do not fit." if len(problems) > 1 else ""
         raise UserError(f"{problems[0]}.{more}")
+    check_layers(source, base, architecture)
     return pairs
+
+
+def check_layers(source: dict[str, StoredTensor], base: dict[str, StoredTensor], architecture: Architecture) -> None:
+    """Raise UserError where the base has layers that source, the tuned model or the diff, has not.
+
+    Names that source has in no layer at all (masks, position ids, a tied twin) are of no concern.
+    """
+
+    def count(tensors: dict[str, StoredTensor]) -> collections.Counter:
+        return collections.Counter(re.sub(r"\b\d+\b", "*", architecture.bare(name)) for name in tensors)
+
+    in_source, in_base = count(source), count(base)
+    for name, number in in_source.items():
+        if in_base[name] > number:
+            raise UserError(
+                f"{_folder(base)}: holds {in_base[name]} tensors {name}, and {_folder(source)} only {number}: a base "
+                "with more layers. Name the base that the model was tuned from."
+            )
 
 
 def _folder(tensors: dict[str, StoredTensor]) -> Path:
@@ -213,41 +248,20 @@ def _misfit(tensor: StoredTensor, other: StoredTensor, num_tokens: int | None) -
     )
 
 
-def add_twice_where_subtracted_twice(pairs: list[Pair], architecture: Architecture) -> None:
-    """Find out whether tied embeddings of a diff of unknown origin lack the base once or twice, and set times.
-
-    The original script subtracts the base from every name in the state dict, which, where two names are one tensor,
-    is twice. For a diff D and a base R, <D, R> / <R, R> is then lower by one than where R was subtracted once. What
-    it is there can be seen on any other matrix: 0 after fine-tuning, -1 for a model that has nothing to do with R.
-    """
-    tied = {architecture.bare(name) for names in architecture.tied.items() for name in names}
-    embeddings = [pair for pair in pairs if architecture.bare(pair.name) in tied]
-    matrices = [pair for pair in pairs if pair not in embeddings and len(pair.source.shape) > 1]
-    if not embeddings or not matrices:
-        return
-    once = _projection(max(matrices, key=lambda pair: pair.source.numel))
-    if _projection(embeddings[0]) - once < -0.5:
-        print(
-            f"The base was subtracted twice from {embeddings[0].name}, as the original script does; it is added twice."
-        )
-        for pair in embeddings:
-            pair.times = 2
+def lay_out(pairs: list[Pair], exact: bool, prefix: str) -> Shards:
+    """One shard for each file that the pairs come from."""
+    shards: Shards = {}
+    for pair in pairs:
+        stem = pair.source.path.stem.removeprefix(EXACT_PREFIX).replace("pytorch_model", "model")
+        layout = shards.setdefault(f"{prefix}{stem}.safetensors", [])
+        layout.append((pair.name, pair.source.dtype if exact else "F32", pair.source.shape))
+    for layout in shards.values():  # as safetensors itself does: large types first, so that all are aligned
+        layout.sort(key=lambda entry: -ITEMSIZE[entry[1]])
+    return shards
 
 
-def _projection(pair: Pair) -> float:
-    """<D, R> / <R, R> in float64."""
-    import torch
-
-    product = square = 0.0
-    for start, stop in pair.slices():
-        base, diff = pair.read_base(start, stop).double(), pair.source.read(start, stop).double()
-        product += torch.dot(diff, base).item()
-        square += torch.dot(base, base).item()
-    return product / square if square else 0.0
-
-
-def stream(work: Callable, pairs: list[Pair], label: str, num_bytes: int) -> list:
-    """[work(pair, advance) for pair in pairs], by several threads, with a progress bar in bytes.
+def stream(work: Callable, pairs: list[Pair], label: str, num_bytes: int, *arguments) -> list:
+    """[work(pair, advance, *arguments) for pair in pairs], by several threads, with a progress bar in bytes.
 
     Reading, arithmetic (torch), hashing and writing release the interpreter lock, so that threads which each take a
     whole tensor overlap them. work calls advance(bytes) after each slice. The first error ends all.
@@ -263,8 +277,9 @@ def stream(work: Callable, pairs: list[Pair], label: str, num_bytes: int) -> lis
         with lock:
             bar.update(count)
 
-    with bar, futures.ThreadPoolExecutor(num_workers()) as pool:
-        jobs = [pool.submit(work, pair, advance) for pair in pairs]
+    # One thread for each core, eight at most: then memory or disk are the limit.
+    with bar, one_torch_thread(), futures.ThreadPoolExecutor(max(2, min(8, os.cpu_count() or 2))) as pool:
+        jobs = [pool.submit(work, pair, advance, *arguments) for pair in pairs]
         try:
             futures.wait(jobs, return_when=futures.FIRST_EXCEPTION)
             for job in jobs:
@@ -275,11 +290,6 @@ def stream(work: Callable, pairs: list[Pair], label: str, num_bytes: int) -> lis
             pool.shutdown(cancel_futures=True)
             raise
         return [job.result() for job in jobs]
-
-
-def num_workers() -> int:
-    """One thread for each core, eight at most: then memory or disk are the limit."""
-    return max(2, min(8, os.cpu_count() or 2))
 
 
 @contextlib.contextmanager
