@@ -16,13 +16,13 @@ import asyncio
 import hashlib
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 from alpaca.evaluation.predictions import Pair, Task, load_pairs, load_tasks, prediction
 from alpaca.evaluation.win_rate import human_table, judge_table
 from alpaca.inference import local
 from alpaca.inference.local import Decoding
+from alpaca.inference.server import ServerModel, as_answered, chat_message, check_api
 from alpaca.row_files import AppendOnlyFile, read_settings_and_rows
 from utils import UserError, check_output_path, format_prompt, jdump, jload, read_text, run_commands, shipped
 
@@ -56,13 +56,14 @@ def generate(
         temperature: 0 always takes the likeliest token.
         top_p: draw from the likeliest tokens that together have this probability.
         batch_size: responses that a local model writes at the same time.
-        seed: of a local model's draws.
+        seed: of a local model's draws; a response depends on it and on the place of its task in the file.
         api: how to ask a server; completions, chat, or auto, which begins with chat.
         max_concurrent_requests: requests to a server under way at the same time, at most.
         cache_dir: where models from the Hub are kept.
     """
     decoding = Decoding(max_new_tokens, temperature, top_p)
     decoding.check()
+    check_api(api)
     if (model_name_or_path is None) == (model_name is None):
         raise UserError("generate takes either --model_name_or_path (local) or --model_name (on a server).")
     for flag, value in (("batch_size", batch_size), ("max_concurrent_requests", max_concurrent_requests)):
@@ -70,14 +71,16 @@ def generate(
             raise UserError(f"--{flag} {value}: takes a number from 1.")
     check_output_path(output_path)
     tasks = load_tasks(instructions_path)
-    model = model_name or model_name_or_path
-    generator = generator or model.rstrip("/").rpartition("/")[2]
+    name = model_name or model_name_or_path
+    generator = generator or name.rstrip("/").rpartition("/")[2]
     settings = {
-        "model": model,
+        "model": name,
         "instructions": digest(task.text for task in tasks),
         "max_new_tokens": max_new_tokens,
         "temperature": temperature,
         "top_p": top_p,
+        "seed": seed,
+        "api": api,
     }
     if Path(output_path).exists():
         check_complete(output_path, tasks, generator)
@@ -87,14 +90,17 @@ def generate(
     with AppendOnlyFile(partial_path, settings) as file:
         done = {row["index"] for row in file.rows}
         remaining = {i: task for i, task in enumerate(tasks) if i not in done}
+        prompts = {i: format_prompt(task.instruction, task.input) for i, task in remaining.items()}
         if not remaining:
             responses = iter(())
         elif model_name:
-            responses = ask_for_responses(model_name, api, decoding, remaining, max_concurrent_requests)
+            requests = ((i, prompts[i], chat_message(task.instruction, task.input)) for i, task in remaining.items())
+            responses = ask_concurrently(model_name, api, decoding, requests, max_concurrent_requests)
         else:
-            responses = local_responses(model_name_or_path, cache_dir, decoding, remaining, batch_size, seed)
+            model = local.load_model(model_name_or_path, cache_dir)
+            responses = local.generate(model, prompts, decoding, batch_size, seed)
         for index, output, finish_reason in with_progress(responses, len(tasks), len(done), "responses"):
-            file.append({"index": index, "output": output, "finish_reason": finish_reason})
+            file.append({"index": index, "output": output.strip(), "finish_reason": finish_reason})
         write_predictions(file.rows, tasks, generator, Path(instructions_path).stem, output_path)
         partial_path.unlink()
 
@@ -117,46 +123,24 @@ def check_complete(output_path: str, tasks: list[Task], generator: str) -> None:
         raise UserError(f"{output_path} exists and holds something else. Name another file, or move it away.")
 
 
-def local_responses(
-    model_name_or_path: str, cache_dir: str | None, decoding: Decoding, tasks: dict[int, Task], batch_size: int, seed
-) -> Iterator[tuple[int, str, str]]:
-    """(index, response, finish reason) of each task, as the responses end."""
-    model = local.load_model(model_name_or_path, cache_dir)
-    indices = list(tasks)
-    prompts = [format_prompt(task.instruction, task.input) for task in tasks.values()]
-    for i, output, finish_reason in local.generate(model, prompts, decoding, batch_size, seed):
-        yield indices[i], output, finish_reason
-
-
-def ask_for_responses(
-    model_name: str, api: str, decoding: Decoding, tasks: dict[int, Task], max_concurrent_requests: int
-) -> Iterator[tuple[int, str, str | None]]:
-    """(index, response, finish reason) of each task, as a server's answers arrive."""
-    from alpaca.inference.server import chat_message
-
-    def texts(index: int) -> tuple[str, str]:
-        task = tasks[index]
-        return chat_message(task.instruction, task.input), format_prompt(task.instruction, task.input)
-
-    answers = ask_concurrently(model_name, api, decoding, tasks, texts, max_concurrent_requests)
-    for index, (text, finish_reason) in answers:
-        yield index, text.strip(), finish_reason
-
-
-def ask_concurrently(model_name: str, api: str, decoding: Decoding, items, texts, max_concurrent_requests: int):
-    """(item, (text, finish reason)) for every item, as a server answers; texts(item) is its message and its prompt."""
+def ask_concurrently(model_name: str, api: str, decoding: Decoding, requests, max_concurrent_requests: int):
+    """(item, response, finish reason) for every (item, prompt, chat message) in requests, as a server answers."""
     from tqdm import tqdm
 
-    from alpaca.inference.server import ServerModel, as_answered
+    model = ServerModel(model_name, api, notice=lambda text: tqdm.write(text, file=sys.stderr))
 
-    model = ServerModel(model_name, api, decoding, notice=lambda text: tqdm.write(text, file=sys.stderr))
+    async def ask(request) -> tuple[str, str | None]:
+        _, prompt, message = request
+        return (await model.complete([prompt], message, **decoding.openai_arguments())).completions[0]
+
     # An event loop that is driven from here, so that the caller's loop is a plain one.
     with asyncio.Runner() as runner:
         runner.run(model.check_reachable())
-        answers = as_answered(items, lambda item: model.respond(*texts(item)), max_concurrent_requests)
+        answers = as_answered(requests, ask, max_concurrent_requests)
         try:
             while (answer := runner.run(next_or_none(answers))) is not None:
-                yield answer
+                (item, _, _), (response, finish_reason) = answer
+                yield item, response, finish_reason
         finally:
             runner.run(answers.aclose())
 
@@ -206,6 +190,7 @@ def judge(
     """
     decoding = Decoding(max_new_tokens)
     decoding.check()
+    check_api(api)
     if max_concurrent_requests < 1:
         raise UserError(f"--max_concurrent_requests {max_concurrent_requests}: takes a number from 1.")
     template = load_judge_prompt(shipped(prompt_path))
@@ -219,13 +204,9 @@ def judge(
             for first in (1, 2)
             if (pair.task.instruction, pair.task.input, first) not in done
         ]
-
-        def texts(item: tuple[Pair, int]) -> tuple[str, str]:
-            prompt = judge_prompt(template, *item)
-            return prompt, prompt
-
-        replies = ask_concurrently(model_name, api, decoding, items, texts, max_concurrent_requests) if items else ()
-        for (pair, first), (reply, finish_reason) in with_progress(replies, 2 * len(pairs), len(done), "verdicts"):
+        requests = ((item, prompt, prompt) for item in items for prompt in [judge_prompt(template, *item)])
+        replies = ask_concurrently(model_name, api, decoding, requests, max_concurrent_requests) if items else ()
+        for (pair, first), reply, finish_reason in with_progress(replies, 2 * len(pairs), len(done), "verdicts"):
             verdict = read_verdict(reply) if finish_reason != "length" else "unparsable"
             row = {"instruction": pair.task.instruction, "input": pair.task.input, "first": first, "verdict": verdict}
             file.append({**row, "reply": reply})

@@ -16,6 +16,7 @@ import html
 import sys
 
 from alpaca.inference.local import Decoding, load_model, stream
+from alpaca.inference.server import ServerModel, chat_message, check_api
 from utils import UserError, format_prompt, run_commands
 
 NOTICE = (
@@ -56,22 +57,13 @@ def responder(model_name_or_path: str | None, model_name: str | None, api: str, 
 
         return respond
 
-    from alpaca.inference.server import ServerModel, chat_message
+    check_api(api)
+    model = ServerModel(model_name, api, notice=lambda text: print(text, file=sys.stderr))
+    asyncio.run(model.check_reachable())
 
-    def notice(text: str) -> None:
-        print(text, file=sys.stderr)
-
-    # Checked, and its client left behind, since a client belongs to the event loop that first used it.
-    asyncio.run(ServerModel(model_name, api, Decoding(), notice).check_reachable())
-    models = {}
-
-    async def respond(instruction: str, input: str, decoding: Decoding, seed: int | None = None):
-        if decoding not in models:
-            models[decoding] = ServerModel(model_name, api, decoding, notice)
-        async for response in models[decoding].stream(
-            chat_message(instruction, input), format_prompt(instruction, input)
-        ):
-            yield response
+    def respond(instruction: str, input: str, decoding: Decoding, seed: int | None = None):
+        prompt, message = format_prompt(instruction, input), chat_message(instruction, input)
+        return model.stream(prompt, message, **decoding.openai_arguments())
 
     return respond
 

@@ -14,21 +14,38 @@ import datetime
 import math
 import os
 import random
+import re
 import signal
 import statistics
+import string
 import sys
 import time
 import types
 
 from alpaca.examples import read_entries
 from alpaca.generation.task_files import TaskFiles
-from alpaca.generation.task_list import LAST_TASK_NUMBER, encode_prompt, parse_completion, strip_repeated_label
-from alpaca.generation.task_list import find_word_in_string as find_word_in_string  # public here, as in the original
-from alpaca.generation.task_list import post_process_gpt3_response as post_process_gpt3_response
-from alpaca.generation.teacher import OnePromptPerRequest, Teacher
-from utils import UserError, run_commands, shipped
+from alpaca.inference.server import Answer, OnePromptPerRequest, ServerModel, check_api
+from utils import ROOT, UserError, read_text, run_commands, shipped
 
+PROMPT_PATH = ROOT / "prompt.txt"
+LAST_TASK_NUMBER = 20  # prompt.txt asks for a list of twenty tasks, the sampled seed tasks included
+# What a text-only model cannot see or make. Matched as whole words, in any case.
+UNSUITABLE_WORDS = (
+    *("image", "images", "graph", "graphs", "picture", "pictures", "file", "files", "map", "maps"),
+    *("draw", "plot", "go to", "video", "audio", "music", "flowchart", "diagram"),
+)
+FOREIGN_LABEL = re.compile(r"\d\.\s*(?:Instruction|Input|Output)\s*:", re.IGNORECASE)
+
+MAX_TOKENS = 3072
+# Where task 21 would begin. A shorter text, such as "21.", would cut an answer at "in 2021."
+STOP = [f"###\n{LAST_TASK_NUMBER + 1}."]
+# OpenAI's completions models whose end-of-text token is 50256: they are kept from ending the list early. To other
+# tokenizers, those of gpt-3.5-turbo-instruct and davinci-002 included, the id means another token or none.
+END_OF_TEXT_IS_50256 = re.compile(r"text-(davinci|curie|babbage|ada)-00[123]|davinci|curie|babbage|ada|gpt2")
 MAX_FRUITLESS_REQUESTS = 20  # in a row without a task kept; more would burn money for nothing
+
+
+# ---- The prompt ----
 
 
 def sample_seed_tasks(seed_tasks: list[dict], num_prompt_instructions: int, seed: int, prompt_index: int) -> list[dict]:
@@ -51,6 +68,120 @@ def load_seed_tasks(path: str) -> list[dict]:
     return [{"id": entry.get("id", place), **example} for place, entry, example in entries]
 
 
+def encode_prompt(prompt_instructions: list[dict], prompt_path: str | os.PathLike = PROMPT_PATH) -> str:
+    """The request to the teacher: the text of prompt_path, the given tasks, and the label of the next one."""
+    prompt = read_text(prompt_path) + "\n"
+    for number, task in enumerate(prompt_instructions, start=1):
+        instruction = re.sub(r"\s+", " ", task["instruction"]).strip().rstrip(":")
+        prompt += f"###\n{number}. Instruction: {instruction}\n"
+        prompt += f"{number}. Input:\n{task['input'] or '<noinput>'}\n"
+        prompt += f"{number}. Output:\n{task['output']}\n"
+    return prompt + f"###\n{len(prompt_instructions) + 1}. Instruction:"
+
+
+def decoding_arguments(model_name: str, temperature: float, top_p: float) -> dict:
+    """How completions are decoded, in the terms of the API."""
+    arguments = {"max_tokens": MAX_TOKENS, "temperature": temperature, "top_p": top_p, "n": 1, "stop": STOP}
+    if END_OF_TEXT_IS_50256.fullmatch(model_name):
+        arguments["logit_bias"] = {"50256": -100}
+    return arguments
+
+
+# ---- The parser ----
+
+
+def post_process_gpt3_response(num_prompt_instructions: int, response, drop_malformed: bool = True) -> list[dict]:
+    """The usable tasks in a completion (with .text and .finish_reason), as {"instruction", "input", "output"}.
+
+    Any text is accepted, and what is not a usable task is left out. With drop_malformed False, exactly what the
+    original generator let through is let through.
+    """
+    if response is None:
+        return []
+    return parse_completion(num_prompt_instructions, response.text, response.finish_reason, drop_malformed)[0]
+
+
+def parse_completion(
+    num_prompt_instructions: int, text: str | None, finish_reason: str | None, drop_malformed: bool = True
+) -> tuple[list[dict], collections.Counter]:
+    """The usable tasks in a completion, and how many pieces were dropped for which reason."""
+    first_number = num_prompt_instructions + 1
+    pieces = f"{first_number}. Instruction:{text or ''}".split("###")
+    tasks, dropped = [], collections.Counter()
+    for number, piece in enumerate(pieces, start=first_number):
+        if not piece.strip():
+            continue
+        if number == first_number + len(pieces) - 1 and finish_reason == "length":
+            dropped["cut off by the token limit"] += 1
+        elif isinstance(task := _parse_piece(number, piece, drop_malformed), str):
+            dropped[task] += 1
+        else:
+            tasks.append(task)
+    return tasks, dropped
+
+
+def _parse_piece(number: int, piece: str, drop_malformed: bool) -> dict | str:
+    """The task in one piece of a completion, or the reason why there is none."""
+    if number > LAST_TASK_NUMBER:
+        return f"numbered above {LAST_TASK_NUMBER}"
+    # Without drop_malformed, "14. Input:" also ends in the label "4. Input:", as in the original.
+    not_after_digit = r"(?<!\d)" if drop_malformed else ""
+    parts = re.split(rf"{not_after_digit}{number}\.\s+(Instruction|Input|Output):", piece)
+    if len(parts) != 7 or (drop_malformed and parts[1::2] != ["Instruction", "Input", "Output"]):
+        return "not Instruction, Input, Output"
+    instruction, input, output = (part.strip() for part in parts[2::2])
+    if input.lower() == "<noinput>":
+        input = ""
+    if drop_malformed and not output:
+        return "empty output"
+    if drop_malformed and any(map(FOREIGN_LABEL.search, (instruction, input, output))):
+        return "another task inside"
+    if reason := _why_unsuitable(instruction):
+        return reason
+    return {"instruction": instruction, "input": input, "output": output}
+
+
+def _why_unsuitable(instruction: str) -> str | None:
+    """The reason to drop an instruction whatever else there is, or None."""
+    num_words = len(instruction.split())
+    if num_words <= 3:
+        return "instruction of 3 words or fewer"
+    if num_words > 150:
+        return "instruction of more than 150 words"
+    if any(find_word_in_string(word, instruction) for word in UNSUITABLE_WORDS):
+        return "about images, sound or files"
+    # Teachers like to put this before a task that needs no program.
+    if instruction.startswith("Write a program"):
+        return 'starts with "Write a program"'
+    if instruction[0] in string.punctuation:
+        return "starts with punctuation"
+    if not instruction[0].isascii():
+        return "starts with a non-ASCII character"
+    return None
+
+
+def find_word_in_string(w: str, s: str) -> re.Match | None:
+    """The first place where s contains w as whole words, in any case.
+
+    >>> find_word_in_string("map", "Read the Map aloud.").group(), find_word_in_string("map", "Draw a mapping.")
+    ('Map', None)
+    """
+    return re.search(rf"\b({re.escape(w)})\b", s, flags=re.IGNORECASE)
+
+
+def strip_repeated_label(text: str, number: int) -> str:
+    """A chat reply without its own `{number}. Instruction:`, and whatever it says before, where it begins so.
+
+    >>> strip_repeated_label("Sure!\\n\\n4. Instruction: Sort.\\n4. Input: 2 1", 4)
+    ' Sort.\\n4. Input: 2 1'
+    """
+    first_label = re.search(rf"(?<!\d){number}\.\s+(Instruction|Input|Output):", text)
+    return text[first_label.end() :] if first_label and first_label[1] == "Instruction" else text
+
+
+# ---- The loop ----
+
+
 class Interrupted(Exception):
     """Ctrl-C, or a scheduler's SIGTERM: the number of the signal."""
 
@@ -62,9 +193,10 @@ class Generation:
     judged, and no more than are likely to be needed: near the end, others would be paid for and thrown away.
     """
 
-    def __init__(self, flags: dict, seed_tasks: list[dict], teacher, novelty_filter, files: TaskFiles, progress_bar):
+    def __init__(self, flags: dict, seed_tasks: list[dict], teacher: ServerModel, novelty_filter, files, progress_bar):
         self.flags = types.SimpleNamespace(**flags)
         self.seed_tasks, self.teacher, self.novelty_filter = seed_tasks, teacher, novelty_filter
+        self.decoding = decoding_arguments(self.flags.model_name, self.flags.temperature, self.flags.top_p)
         self.files, self.progress_bar = files, progress_bar
         self.counts, self.dropped = collections.Counter(), collections.Counter()
         self.num_fruitless_requests = 0
@@ -78,6 +210,10 @@ class Generation:
     @property
     def num_missing(self) -> int:
         return self.flags.num_instructions_to_generate - len(self.files.instructions)
+
+    @property
+    def prompts_per_request(self) -> int:
+        return self.flags.request_batch_size if self.teacher.takes_several_prompts else 1
 
     @property
     def budget_is_used_up(self) -> bool:
@@ -100,14 +236,13 @@ class Generation:
             for request in self.requests:
                 request.cancel()
             await asyncio.gather(*self.requests, return_exceptions=True)
-            await self.teacher.close()
 
     def start_requests(self, num_being_judged: int = 0) -> None:
         """Start as many requests as there is room and need for."""
         # Before the first answer, as many tasks per prompt as there can be.
         best_yield = LAST_TASK_NUMBER - self.flags.num_prompt_instructions
         tasks_per_prompt = statistics.mean(self.yields) if self.yields else best_yield
-        tasks_per_request = max(tasks_per_prompt, 0.1) * self.teacher.prompts_per_request
+        tasks_per_request = max(tasks_per_prompt, 0.1) * self.prompts_per_request
         num_needed = math.ceil(self.num_missing / tasks_per_request) - num_being_judged
         while self.num_open_requests < min(self.flags.max_concurrent_requests, num_needed):
             if self.budget_is_used_up:
@@ -118,11 +253,11 @@ class Generation:
             self.num_open_requests += 1
 
     def take_prompt_indices(self) -> list[int]:
-        while len(self.returned_prompts) < self.teacher.prompts_per_request:
+        while len(self.returned_prompts) < self.prompts_per_request:
             self.returned_prompts.append(self.next_prompt_index)
             self.next_prompt_index += 1
-        indices = self.returned_prompts[: self.teacher.prompts_per_request]
-        del self.returned_prompts[: self.teacher.prompts_per_request]
+        indices = self.returned_prompts[: self.prompts_per_request]
+        del self.returned_prompts[: self.prompts_per_request]
         return indices
 
     def sample(self, prompt_index: int) -> list[dict]:
@@ -133,12 +268,12 @@ class Generation:
         start = time.perf_counter()
         try:
             prompts = [encode_prompt(self.sample(index), self.flags.prompt_path) for index in prompt_indices]
-            answer = await self.teacher.complete(prompts)
+            answer = await self.teacher.complete(prompts, **self.decoding)
         except Exception as error:
             answer = error
         self.arrived.put_nowait((prompt_indices, time.perf_counter() - start, answer))
 
-    async def take(self, prompt_indices: list[int], latency_sec: float, answer) -> None:
+    async def take(self, prompt_indices: list[int], latency_sec: float, answer: Answer | Exception) -> None:
         """Parse, judge, store and log the tasks of an answer."""
         self.num_open_requests -= 1
         if isinstance(answer, OnePromptPerRequest):
@@ -179,7 +314,7 @@ class Generation:
         )
         self.count(len(prompt_indices), len(kept), dropped)
 
-    def parse(self, answer) -> tuple[list[dict], collections.Counter]:
+    def parse(self, answer: Answer) -> tuple[list[dict], collections.Counter]:
         """The usable tasks in all completions of an answer, and how many were dropped for which reason."""
         num_given = self.flags.num_prompt_instructions
         tasks, dropped = [], collections.Counter()
@@ -191,7 +326,7 @@ class Generation:
             dropped += reasons
         return tasks, dropped
 
-    def count_tokens(self, answer) -> None:
+    def count_tokens(self, answer: Answer) -> None:
         if self.flags.max_total_tokens is not None and None in (answer.prompt_tokens, answer.completion_tokens):
             raise UserError("the server does not report its tokens, so --max_total_tokens cannot be kept.")
         self.counts["prompt tokens"] += answer.prompt_tokens or 0
@@ -222,6 +357,9 @@ class Generation:
         ]
         rows += [(f"dropped: {reason}", number) for reason, number in self.dropped.most_common()]
         return "\n".join(f"{name:<50}{number:>14,}" for name, number in rows)
+
+
+# ---- The command ----
 
 
 def generate_instruction_following_data(
@@ -295,8 +433,7 @@ def _generate(flags: dict, seed_tasks: list[dict], files: TaskFiles) -> None:
     def notice(text: str) -> None:
         tqdm.write(text, file=sys.stderr)
 
-    names = ("model_name", "api", "request_batch_size", "temperature", "top_p")
-    teacher = Teacher(*(flags[name] for name in names), notice)
+    teacher = ServerModel(flags["model_name"], flags["api"], notice, auto_apis=("completions", "chat"))
     known = [task["instruction"] for task in seed_tasks] + files.instructions
     novelty_filter = NoveltyFilter(known, flags["similarity_threshold"], min(flags["num_cpus"], os.cpu_count()))
     target = flags["num_instructions_to_generate"]
@@ -316,25 +453,22 @@ def _generate(flags: dict, seed_tasks: list[dict], files: TaskFiles) -> None:
 def _check_flags(flags: dict) -> None:
     """Raise UserError for a value out of its range."""
     ranges = {
-        "num_instructions_to_generate": (1, None),
+        "num_instructions_to_generate": (1, math.inf),
         "num_prompt_instructions": (1, LAST_TASK_NUMBER - 1),
-        "request_batch_size": (1, None),
+        "request_batch_size": (1, math.inf),
         "temperature": (0, 2),
         "top_p": (0, 1),
-        "num_cpus": (1, None),
-        "max_concurrent_requests": (1, None),
+        "num_cpus": (1, math.inf),
+        "max_concurrent_requests": (1, math.inf),
         "similarity_threshold": (0, 1),
-        "max_total_tokens": (1, None),
+        "max_total_tokens": (1, math.inf),
     }
     for name, (lowest, highest) in ranges.items():
         value = flags[name]
-        if value is None and name == "max_total_tokens":
-            continue
-        if not (value >= lowest and (highest is None or value <= highest)):
-            limits = f"from {lowest} to {highest}" if highest is not None else f"{lowest} or more"
+        if value is not None and not lowest <= value <= highest:
+            limits = f"from {lowest} to {highest}" if highest < math.inf else f"{lowest} or more"
             raise UserError(f"--{name} {value}: it has to be {limits}.")
-    if flags["api"] not in ("auto", "completions", "chat"):
-        raise UserError(f"--api {flags['api']}: it has to be auto, completions or chat.")
+    check_api(flags["api"])
 
 
 if __name__ == "__main__":

@@ -1,39 +1,25 @@
-"""What at least two scripts need: user errors, JSON in and out, the Alpaca prompt, the command line, OpenAI's API.
+"""What at least two scripts need: user errors, JSON in and out, the Alpaca prompt, the command line.
 
 Importing this module changes nothing and loads nothing heavy.
 """
 
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
-import asyncio
 import contextlib
 import difflib
-import email.utils
 import errno
 import functools
 import inspect
 import json
 import os
-import random
 import re
 import sys
-import time
 import types
 import typing
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-if typing.TYPE_CHECKING:
-    import openai
-
 ROOT = Path(__file__).parent  # files that ship with the project are found from any folder
-
-# A request that fails for a passing reason is sent again, with waits of 0.5 s, 1 s, 2 s, ... in the mean.
-MAX_RETRIES = 7  # in a row, so that an outage of about a minute is outlasted
-FIRST_WAIT_SEC = 0.5
-MAX_WAIT_SEC = 30.0
-MAX_RETRY_AFTER_SEC = 300.0  # a server that asks for a longer wait ends the run
-REQUEST_TIMEOUT_SEC = 600.0  # the official client's own default; a small server may take minutes for an answer
 
 # The two training prompts of Stanford Alpaca, character for character: models tuned elsewhere expect them.
 PROMPT_DICT = {
@@ -246,133 +232,3 @@ def _read_value(parameter: inspect.Parameter, text: str) -> typing.Any:
                 return kind(text)
     names = " or ".join("None" if kind is types.NoneType else kind.__name__ for kind in kinds)
     raise UserError(f"--{parameter.name} takes {names}, not {text!r}.")
-
-
-class UnusableAnswer(Exception):
-    """A server's answer that is not what its API promises, such as a body that is no JSON. Asking again may help."""
-
-
-def openai_client() -> "openai.AsyncOpenAI":
-    """The official client, set up from OPENAI_API_KEY, OPENAI_BASE_URL, OPENAI_ORG_ID (or OPENAI_ORG).
-
-    It does not retry by itself: see ask_server. Raises UserError where neither a key nor an endpoint is set.
-    """
-    key, base_url = os.environ.get("OPENAI_API_KEY", "").strip(), os.environ.get("OPENAI_BASE_URL", "").strip()
-    if not key and not base_url:
-        raise UserError("set OPENAI_API_KEY, or OPENAI_BASE_URL for a server of your own that needs no key.")
-    if base_url and not base_url.startswith(("http://", "https://")):
-        raise UserError(f"OPENAI_BASE_URL is {base_url!r}; it needs the whole address, as http://127.0.0.1:8000/v1.")
-    import openai
-
-    return openai.AsyncOpenAI(
-        api_key=key or "none",  # the client insists on one
-        base_url=base_url or None,
-        organization=os.environ.get("OPENAI_ORG_ID") or os.environ.get("OPENAI_ORG") or None,
-        timeout=openai.Timeout(REQUEST_TIMEOUT_SEC, connect=5.0),
-        max_retries=0,
-    )
-
-
-async def ask_server(
-    send: Callable[[], Awaitable],
-    model_name: str,
-    notice: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
-    caller_handles: tuple[int, ...] = (),
-) -> typing.Any:
-    """What send() returns, asked again after rate limits, server errors, lost connections and UnusableAnswer.
-
-    Any other refusal, and MAX_RETRIES failures in a row, raise UserError. Errors with a status in caller_handles
-    are passed on as they are. notice(text) is told about each wait.
-    """
-    import openai
-
-    for num_failures in range(1, MAX_RETRIES + 2):
-        try:
-            return await send()
-        except openai.APIStatusError as error:
-            if error.status_code in caller_handles:
-                raise
-            if not _is_passing(error):
-                raise server_refusal(error, model_name) from None
-            reason, asked_wait_sec = server_message(error), _retry_after_sec(error.response.headers)
-        except openai.APIConnectionError as error:
-            # The client's own text is "Connection error."; its cause says which.
-            reason = f"{error.request.url}: {str(error.__cause__ or '') or error.message}"
-            asked_wait_sec = 0.0
-        except UnusableAnswer as error:
-            reason, asked_wait_sec = str(error), 0.0
-        if asked_wait_sec > MAX_RETRY_AFTER_SEC:
-            raise UserError(f"the server asks to wait {asked_wait_sec:.0f} s ({reason}). Start again after that.")
-        if num_failures > MAX_RETRIES:
-            break
-        # Jitter keeps requests that failed together from coming back together.
-        wait_sec = min(FIRST_WAIT_SEC * 2 ** (num_failures - 1), MAX_WAIT_SEC) * random.uniform(0.5, 1.5)
-        wait_sec = max(wait_sec, asked_wait_sec + random.uniform(0, 0.1) * asked_wait_sec)
-        notice(f"{reason}; retry {num_failures} of {MAX_RETRIES} in {wait_sec:.1f} s")
-        await asyncio.sleep(wait_sec)
-    raise UserError(f"{num_failures} attempts in a row failed; the last: {reason}")
-
-
-def server_refusal(error: "openai.APIStatusError", model_name: str) -> UserError:
-    """The one line for a request that the server refuses for good."""
-    message, url = server_message(error), str(error.request.url)
-    if is_unknown_model(error):
-        if model_name == "text-davinci-003":
-            return UserError(
-                f"{url} has no model text-davinci-003, which OpenAI retired in January 2024. Name another one with "
-                "--model_name, or set OPENAI_BASE_URL to a server of your own (vLLM, llama.cpp, Ollama, "
-                "transformers serve) and name its model."
-            )
-        return UserError(f"{url} has no model {model_name!r} ({message}). Name another one with --model_name.")
-    if error.status_code == 401:
-        return UserError(f"{url} does not accept the key in OPENAI_API_KEY ({message}).")
-    if error.status_code == 403:
-        return UserError(f"{url} denies permission ({message}).")
-    if error.status_code in (402, 429):
-        return UserError(f"the quota at {url} is exhausted ({message}). Check its plan and billing.")
-    if error.status_code in (404, 405):
-        return UserError(f"{url}: the server has no such address ({message}). OPENAI_BASE_URL mostly ends in /v1.")
-    return UserError(f"{url} refuses the request ({message}).")
-
-
-def is_unknown_model(error: "openai.APIStatusError") -> bool:
-    """Does the server say that there is no such model?"""
-    phrases = (
-        r"\bmodels?\b.*(not found|not exist|n't exist|deprecated|retired)|(no such|unknown|invalid) model|pinned to"
-    )
-    return error.status_code in (400, 404, 422) and (
-        error.code == "model_not_found" or bool(re.search(phrases, server_message(error), re.IGNORECASE))
-    )
-
-
-def _is_passing(error: "openai.APIStatusError") -> bool:
-    """Is it worth asking again later?"""
-    if error.status_code == 429:
-        words = f"{error.code} {error.type} {server_message(error)}"
-        return not re.search(r"insufficient_quota|billing|exceeded your current quota", words, re.I)
-    return error.status_code in (408, 409) or error.status_code >= 500
-
-
-def server_message(error: "openai.APIStatusError") -> str:
-    """Status and message on one line of bounded length, without the key, which some servers repeat."""
-    body = error.body
-    if isinstance(body, dict):
-        body = body.get("message") or body.get("detail") or body.get("error") or body
-    message = " ".join(str(body or error.response.reason_phrase).split())
-    if key := os.environ.get("OPENAI_API_KEY", "").strip():
-        message = message.replace(key, "***")
-    return f"{error.status_code}: {message[:300]}"
-
-
-def _retry_after_sec(headers: typing.Mapping[str, str]) -> float:
-    """The wait that a Retry-After header asks for, given in seconds or as a date; 0.0 without one.
-
-    >>> _retry_after_sec({"retry-after": "2.5"}), _retry_after_sec({"retry-after": "soon"}), _retry_after_sec({})
-    (2.5, 0.0, 0.0)
-    """
-    for header, unit_sec in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        with contextlib.suppress(KeyError, ValueError):
-            return max(0.0, float(headers[header]) * unit_sec)
-    with contextlib.suppress(KeyError, ValueError):
-        return max(0.0, email.utils.parsedate_to_datetime(headers["retry-after"]).timestamp() - time.time())
-    return 0.0

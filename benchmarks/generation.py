@@ -22,8 +22,7 @@ from pathlib import Path
 
 from benchmarks.measure import machine, print_and_save
 from benchmarks.novelty import make_instructions
-from data.openai_server import OpenAIServer
-from tests.helpers.generation_data import answers_with, write_inputs
+from data.openai_server import OpenAIServer, answers_with
 from utils import ROOT
 
 NUM_KNOWN, LATENCY_SEC, NUM_IN_FLIGHT, TASKS_PER_PROMPT, TASKS_PER_REQUEST = 52_000, 1.0, 8, 17, 85
@@ -45,7 +44,6 @@ def main() -> None:
     instructions = make_instructions(NUM_KNOWN + TASKS_PER_REQUEST * (num_requests + NUM_IN_FLIGHT))
     new_tasks = [{"instruction": text, "input": "", "output": "word " * 60} for text in instructions[NUM_KNOWN:]]
     with tempfile.TemporaryDirectory() as folder:
-        write_inputs(Path(folder))
         write_known_tasks(Path(folder) / "out" / "regen.json", instructions[:NUM_KNOWN])
         with OpenAIServer(answers_with(new_tasks, TASKS_PER_PROMPT), LATENCY_SEC) as server:
             start = time.perf_counter()

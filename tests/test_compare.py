@@ -296,6 +296,15 @@ def test_a_server_without_chat_gets_the_training_prompt(tmp_path):
     assert outputs[1] == PROMPT_DICT["prompt_input"].format(**TASKS[1])
 
 
+def test_a_server_with_a_short_context_answers_with_as_many_tokens_as_fit(tmp_path):
+    tasks, output = write_tasks(tmp_path / "eval.json"), tmp_path / "out.json"
+    flags = ("compare.py", "generate", "--instructions_path", tasks, "--output_path", output, "--model_name", "m")
+    with OpenAIServer(lambda prompt: "hi", context_tokens=300) as server:
+        result = run_script(*flags, "--max_concurrent_requests", "1", **server.environment)
+    assert result.returncode == 0, result.stderr
+    assert [request["body"]["max_tokens"] for request in server.requests] == [512] + [261] * 40
+
+
 def test_a_killed_generate_run_loses_and_doubles_nothing(tmp_path):
     tasks, output = write_tasks(tmp_path / "eval.json"), tmp_path / "out.json"
     flags = ("compare.py", "generate", "--instructions_path", tasks, "--output_path", output, "--model_name", "m")
@@ -316,9 +325,12 @@ def test_a_killed_generate_run_loses_and_doubles_nothing(tmp_path):
 def test_a_local_models_responses_go_on_after_a_kill_and_are_those_of_one_run(tiny_llama, tmp_path):
     tasks = write_tasks(tmp_path / "eval.json")
     flags = ("compare.py", "generate", "--instructions_path", tasks, "--model_name_or_path", tiny_llama)
-    flags += ("--max_new_tokens", "60", "--batch_size", "4")
-    partial = tmp_path / "a.json.partial"
-    run_and_kill((*flags, "--output_path", tmp_path / "a.json"), {"OMP_NUM_THREADS": "1"}, partial, 6)
+    flags += ("--max_new_tokens", "60", "--batch_size", "4", "--temperature", "1")
+    first = (*flags, "--output_path", tmp_path / "a.json")
+    flags += ("--seed", "0")
+    run_and_kill((*first, "--seed", "0"), {"OMP_NUM_THREADS": "1"}, tmp_path / "a.json.partial", 6)
+    assert_fails_in_one_line(run_script(*first, "--seed", "1"), "a.json.partial was made with another seed")
+    assert_fails_in_one_line(run_script(*first, "--seed=0", "--api=chat"), "a.json.partial was made with another api")
     for name in ("a.json", "b.json"):
         result = run_script(*flags, "--output_path", tmp_path / name, OMP_NUM_THREADS="1")
         assert result.returncode == 0, result.stderr
@@ -348,6 +360,7 @@ def test_instruction_files_of_all_three_formats_give_the_same_tasks(tmp_path):
     [
         ((), "either --model_name_or_path (local) or --model_name"),
         (("--model_name", "m", "--batch_size", "0"), "--batch_size 0"),
+        (("--model_name", "m", "--api", "text"), "--api text"),
         (("--model_name", "m", "--instructions_path", "nowhere.json"), "nowhere.json: no such file"),
         (("--model_name", "m", "--output_path", "nowhere/out.json"), "nowhere/out.json: there is no folder nowhere"),
     ],

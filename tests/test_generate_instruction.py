@@ -13,17 +13,16 @@ import numpy as np
 import pytest
 from rouge_score import rouge_scorer
 
-from data.openai_server import OpenAIServer
+from data.openai_server import OpenAIServer, answers_with, completion_of
 from generate_instruction import encode_prompt, generate_instruction_following_data, load_seed_tasks, sample_seed_tasks
 from tests.helpers.commands import ROOT, assert_fails_in_one_line, run_script
-from tests.helpers.generation_data import answers_with, completion_of, make_tasks, wait_until, write_inputs
+from tests.helpers.generation_data import make_tasks, wait_until, write_inputs
 from utils import UserError
 
 SCRIPT = ROOT / "generate_instruction.py"
 COMMAND = "generate_instruction_following_data"
 # Waits of a real run are of seconds; the tests look at what happens after them.
-PATIENCE = "import utils; utils.FIRST_WAIT_SEC = 0.01"
-
+PATIENCE = "from alpaca.inference import server; server.FIRST_WAIT_SEC = 0.01"
 
 ONE_BY_ONE = {"request_batch_size": 1, "max_concurrent_requests": 1}  # answers come in the order of the requests
 
@@ -269,6 +268,7 @@ def test_the_chat_api_can_be_chosen(folder):
     with OpenAIServer(answers_with(make_tasks(50))) as server:
         generate(folder, server, num_instructions_to_generate=30, api="chat")
     assert {request["path"] for request in server.requests} == {"/v1/chat/completions"}
+    assert not any("logit_bias" in request["body"] for request in server.requests)
     assert len(regen(folder)) == 30
 
 
@@ -278,11 +278,11 @@ def test_without_auto_a_chat_only_model_is_an_error(folder):
     assert_fails_in_one_line(result, "This is a chat model")
 
 
-def test_a_request_that_is_too_long_is_shortened_for_itself_alone(folder):
+def test_what_a_server_calls_too_long_is_shortened_once_and_later_requests_start_there(folder):
     with OpenAIServer(answers_with(make_tasks(60)), context_tokens=2200) as server:
         result = generate(folder, server, num_instructions_to_generate=30, **ONE_BY_ONE)
     assert result.returncode == 0, result.stderr
-    assert [request["body"]["max_tokens"] for request in server.requests] == [3072, 2457, 1965] * 3
+    assert [request["body"]["max_tokens"] for request in server.requests] == [3072, 1965, 1965, 1965]
 
 
 def test_a_prompt_that_never_fits_ends_the_run(folder):
@@ -303,7 +303,7 @@ PASSING = [
     "another JSON",
 ]
 PASSING += ["dropped", "cut", "silent"]
-SHORT_TIMEOUT = f"{PATIENCE}; utils.REQUEST_TIMEOUT_SEC = 0.5"
+SHORT_TIMEOUT = f"{PATIENCE}; server.REQUEST_TIMEOUT_SEC = 0.5"
 
 
 @pytest.mark.parametrize("fault", PASSING)

@@ -45,7 +45,7 @@ def one_by_one(local: LocalModel, prompt: str, num_tokens: int) -> str:
 @pytest.mark.parametrize("batch_size", [1, 3, 32])
 def test_batches_give_the_greedy_responses_of_generate(kind, batch_size, request, tmp_path):
     local = load_model(str(lively(request.getfixturevalue(kind), tmp_path / "model")))
-    results = list(generate(local, PROMPTS, Decoding(max_new_tokens=40), batch_size))
+    results = list(generate(local, dict(enumerate(PROMPTS)), Decoding(max_new_tokens=40), batch_size))
     assert sorted(i for i, _, _ in results) == list(range(len(PROMPTS)))
     for i, response, _ in results:
         assert response == one_by_one(local, PROMPTS[i], 40)
@@ -58,37 +58,42 @@ def test_a_response_ends_where_the_model_has_no_more_positions(tiny_opt):
     long = "x! " * 340
     num_prompt_tokens = len(local.encode(long))
     assert 1000 < num_prompt_tokens < 1024
-    [(_, _, why)] = generate(local, [long], Decoding(max_new_tokens=500))
+    [(_, _, why)] = generate(local, {0: long}, Decoding(max_new_tokens=500))
     assert why == "length"
     with pytest.raises(UserError, match="leaves no room"):
-        list(generate(local, ["ok", "x! " * 400], Decoding()))
+        list(generate(local, {0: "ok", 1: "x! " * 400}, Decoding()))
 
 
 def test_top_p_keeps_the_fewest_likely_tokens_that_reach_it():
     logits = torch.log(torch.tensor([[0.5, 0.1, 0.3, 0.1]])).repeat(2000, 1)
     draw = torch.Generator().manual_seed(0)
-    tokens = choose_tokens(logits, Decoding(temperature=1.0, top_p=0.6), draw)
+    tokens = choose_tokens(logits, Decoding(temperature=1.0, top_p=0.6), [draw] * 2000)
     assert set(tokens.tolist()) == {0, 2}
     assert torch.bincount(tokens)[0] / 2000 == pytest.approx(0.5 / 0.8, abs=0.04)
 
 
-def test_a_stream_grows_to_the_response_and_stops_when_told(tiny_llama):
+def test_a_stream_grows_to_the_response(tiny_llama):
     local = load_model(str(tiny_llama))
     parts = list(stream(local, PROMPTS[0], Decoding(max_new_tokens=20)))
-    [(_, response, _)] = generate(local, PROMPTS[:1], Decoding(max_new_tokens=20))
+    [(_, response, _)] = generate(local, {0: PROMPTS[0]}, Decoding(max_new_tokens=20))
     assert parts[-1] == response
     assert len(parts) > 5
-    calls = iter([False, False, True])
-    assert len(list(stream(local, PROMPTS[0], Decoding(max_new_tokens=500), should_stop=lambda: next(calls)))) <= 3
 
 
-def test_a_seed_repeats_what_is_drawn(tiny_llama):
+def test_a_seed_and_the_place_of_a_prompt_decide_what_is_drawn(tiny_llama):
     local = load_model(str(tiny_llama))
-    first, second, other = (
-        dict(list((i, text) for i, text, _ in generate(local, PROMPTS, Decoding(20, 1.0, 0.9), 3, seed)))
-        for seed in (1, 1, 2)
-    )
-    assert first == second != other
+
+    def responses(prompts: dict[int, str], batch_size: int, seed: int | None) -> dict[int, str]:
+        return {i: text for i, text, _ in generate(local, prompts, Decoding(20, 1.0, 0.9), batch_size, seed)}
+
+    prompts = dict(enumerate(PROMPTS))
+    first = responses(prompts, 3, seed=1)
+    assert first == responses(prompts, 3, seed=1) == responses(prompts, 32, seed=1)
+    assert first != responses(prompts, 3, seed=2)
+    assert responses(prompts, 3, None) != responses(prompts, 3, None)
+    assert first[1] != first[6]  # the same prompt
+    # What was answered before does not change what is drawn for the rest.
+    assert responses({i: prompts[i] for i in (5, 2)}, 3, seed=1) == {i: first[i] for i in (2, 5)}
 
 
 def test_an_adapter_is_loaded_with_its_base_and_the_row_of_its_pad_token(tiny_llama, tmp_path):

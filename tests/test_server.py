@@ -1,4 +1,4 @@
-"""The OpenAI client of the scripts: where it looks, what it asks again, what ends a run."""
+"""A model behind a server: where it is looked for, how it is asked, what is asked again, what ends a run."""
 
 import asyncio
 import email.utils
@@ -6,9 +6,10 @@ import time
 
 import pytest
 
-import utils
+from alpaca.inference import server as module
+from alpaca.inference.server import ServerModel, openai_client
 from data.openai_server import FAULTS, OpenAIServer
-from utils import UnusableAnswer, UserError, ask_server, openai_client
+from utils import UserError
 
 NAMES = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_ORG")
 
@@ -35,24 +36,16 @@ def waits(monkeypatch):
     async def sleep(seconds):
         waits_sec.append(seconds)
 
-    monkeypatch.setattr(utils.asyncio, "sleep", sleep)
+    monkeypatch.setattr(module.asyncio, "sleep", sleep)
     return waits_sec
 
 
-def ask(server, notices=None, model_name="local", **options):
-    """One chat request through ask_server to server."""
+def ask(notices=None, model_name="local", api="chat", prompts=("hello",), max_tokens=100, **decoding):
+    """The texts with which a new model answers the prompts, one request after the other."""
+    model = ServerModel(model_name, api, ([] if notices is None else notices).append)
 
     async def run():
-        async with openai_client() as client:
-            messages = [{"role": "user", "content": "hello"}]
-
-            async def send():
-                reply = await client.chat.completions.create(model=model_name, messages=messages)
-                if not getattr(reply, "choices", None):
-                    raise UnusableAnswer("no choices")
-                return reply.choices[0].message.content
-
-            return await ask_server(send, model_name, ([] if notices is None else notices).append, **options)
+        return [(await model.complete([p], max_tokens=max_tokens, **decoding)).completions[0][0] for p in prompts]
 
     return asyncio.run(run())
 
@@ -69,7 +62,7 @@ def test_key_endpoint_and_organization_come_from_the_environment(environment):
 def test_an_endpoint_without_a_key_is_enough(environment):
     with OpenAIServer(lambda prompt: "hi") as server:
         environment(OPENAI_BASE_URL=server.url)
-        assert ask(server) == "hi"
+        assert ask() == ["hi"]
 
 
 def test_neither_key_nor_endpoint_is_an_error_that_names_the_key(environment):
@@ -92,7 +85,7 @@ def test_a_passing_fault_is_asked_again(fault, environment, waits):
     with OpenAIServer(lambda prompt: "hi", faults=lambda number: fault if number < 3 else None) as server:
         environment(**server.environment)
         notices = []
-        assert ask(server, notices) == "hi"
+        assert ask(notices) == ["hi"]
     assert len(waits) == len(notices) == 3
     assert 0.25 <= waits[0] <= 0.75 <= 1.0 <= waits[2] <= 3.0  # 0.5, 1 and 2 seconds, half more or less
     assert "retry 1 of 7" in notices[0]
@@ -102,23 +95,23 @@ def test_after_seven_retries_the_last_reason_ends_the_run(environment, waits):
     with OpenAIServer(None, faults=lambda number: "overloaded") as server:
         environment(**server.environment)
         with pytest.raises(UserError, match=r"8 attempts in a row failed; the last: 503: That model is currently"):
-            ask(server)
+            ask()
         assert len(server.requests) == 8
-    assert max(waits) <= 1.5 * utils.MAX_WAIT_SEC
+    assert max(waits) <= 1.5 * module.MAX_WAIT_SEC
 
 
 def test_an_unreachable_server_is_named(environment, waits):
     environment(OPENAI_BASE_URL="http://127.0.0.1:9/v1")  # nobody listens there
     with pytest.raises(UserError, match=r"8 attempts in a row failed; the last: http://127\.0\.0\.1:9/v1/chat.*"):
-        ask(None)
+        ask()
 
 
 def test_a_silent_server_is_given_up_after_the_time_limit(environment, monkeypatch, waits):
-    monkeypatch.setattr(utils, "REQUEST_TIMEOUT_SEC", 0.3)
+    monkeypatch.setattr(module, "REQUEST_TIMEOUT_SEC", 0.3)
     with OpenAIServer(lambda prompt: "hi", faults=lambda number: "silent" if number == 0 else None) as server:
         environment(**server.environment)
         notices = []
-        assert ask(server, notices) == "hi"
+        assert ask(notices) == ["hi"]
     assert "timed out" in notices[0]
 
 
@@ -130,7 +123,7 @@ def test_the_wait_that_a_server_asks_for_is_kept(environment, waits):
         waits.clear()
         with OpenAIServer(lambda prompt: "hi", faults=lambda number, f=fault: f if number == 0 else None) as server:
             environment(**server.environment)
-            assert ask(server) == "hi"
+            assert ask() == ["hi"]
         assert lowest <= waits[0] <= 1.2 * lowest + 3
 
 
@@ -139,7 +132,7 @@ def test_a_server_that_asks_for_a_very_long_wait_ends_the_run(environment, waits
     with OpenAIServer(None, faults=lambda number: fault) as server:
         environment(**server.environment)
         with pytest.raises(UserError, match="asks to wait 86400 s"):
-            ask(server)
+            ask()
         assert len(server.requests) == 1
 
 
@@ -160,7 +153,7 @@ def test_a_final_refusal_ends_the_run_at_once(fault, words, environment, waits):
     with OpenAIServer(None, faults=lambda number: fault) as server:
         environment(**server.environment)
         with pytest.raises(UserError, match=words):
-            ask(server)
+            ask()
         assert len(server.requests) == 1
     assert waits == []
 
@@ -169,7 +162,7 @@ def test_the_retired_default_model_is_explained(environment):
     with OpenAIServer(None, faults=lambda number: "unknown model") as server:
         environment(**server.environment)
         with pytest.raises(UserError) as error:
-            ask(server, model_name="text-davinci-003")
+            ask(model_name="text-davinci-003")
     for words in ("retired", "January 2024", "--model_name", "OPENAI_BASE_URL", "vLLM", "llama.cpp", "Ollama"):
         assert words in str(error.value)
     assert "\n" not in str(error.value)
@@ -184,15 +177,90 @@ def test_a_key_that_the_server_repeats_is_not_shown(environment, waits):
         environment(OPENAI_BASE_URL=server.url, OPENAI_API_KEY=key)
         notices = []
         with pytest.raises(UserError) as error:
-            ask(server, notices)
+            ask(notices)
     assert key not in str(error.value) + "".join(notices)
     assert "***" in str(error.value)
 
 
-def test_an_error_that_the_caller_handles_is_passed_on(environment):
-    import openai
+# How a server wants to be asked
 
-    with OpenAIServer(None, faults=lambda number: (404, {"detail": "Not Found"})) as server:
+
+@pytest.mark.parametrize(("first", "second"), [("chat", "completions"), ("completions", "chat")])
+def test_auto_goes_on_with_the_api_that_there_is(first, second, environment):
+    no_such_api = (404, {"detail": "Not Found"})
+    with OpenAIServer(lambda prompt: f"re: {prompt}", faults=lambda n: no_such_api if n == 0 else None) as server:
         environment(**server.environment)
-        with pytest.raises(openai.NotFoundError):
-            ask(server, caller_handles=(404,))
+        notices = []
+        model = ServerModel("local", "auto", notices.append, auto_apis=(first, second))
+
+        async def run():
+            return [await model.complete(["a"], "b", max_tokens=9) for _ in range(2)]
+
+        answers = asyncio.run(run())
+    assert [answer.api for answer in answers] == [second, second]
+    assert [answer.completions for answer in answers] == [[("re: b" if second == "chat" else "re: a", "stop")]] * 2
+    assert notices == [f"local does not take the {first} API: going on with the {second} API"]
+
+
+@pytest.mark.parametrize(
+    ("message", "decoding", "arguments"),
+    [
+        ("Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.", {}, {"max_completion_tokens"}),
+        ("'top_p' is not supported", {"temperature": 0, "top_p": 1.0}, {"max_tokens", "temperature"}),
+        ("'temperature' is not supported", {"temperature": 1.0, "top_p": 0.5}, {"max_tokens", "top_p"}),
+        ("'stop' is not supported", {"stop": ["###"], "n": 1}, {"max_tokens", "n"}),
+    ],
+)
+def test_what_a_server_refuses_is_left_out_from_then_on(message, decoding, arguments, environment):
+    refusal = (400, {"error": {"message": message}})
+    with OpenAIServer(lambda prompt: "hi", faults=lambda number: refusal if number == 0 else None) as server:
+        environment(**server.environment)
+        assert ask(prompts=["a", "b"], **decoding) == ["hi", "hi"]
+    assert len(server.requests) == 3
+    for request in server.requests[1:]:
+        assert set(request["body"]) == {"model", "messages", *arguments}
+
+
+def test_a_temperature_that_was_chosen_is_never_left_out(environment):
+    refusal = (400, {"error": {"message": "'temperature' has to be 1"}})
+    with OpenAIServer(None, faults=lambda number: refusal) as server:
+        environment(**server.environment)
+        with pytest.raises(UserError, match="refuses the request"):
+            ask(temperature=0.7)
+    assert len(server.requests) == 1
+
+
+NUMBERLESS = (400, {"error": {"message": "This request is too long."}})
+
+
+def sizes(server) -> list[int]:
+    return [request["body"]["max_tokens"] for request in server.requests]
+
+
+def test_a_size_that_was_too_long_is_not_tried_again_behind_as_long_a_prompt(environment):
+    with OpenAIServer(lambda prompt: "hi", context_tokens=1000) as server:
+        environment(**server.environment)
+        ask(prompts=["word " * 100, "word " * 90, "word " * 110], max_tokens=3072)
+    assert sizes(server) == [3072, 804, 804, 804]  # the numbers in the refusal spare the ladder
+
+
+def test_a_ladder_without_numbers_is_climbed_down_once(environment):
+    with OpenAIServer(lambda prompt: "hi", faults=lambda number: NUMBERLESS if number < 3 else None) as server:
+        environment(**server.environment)
+        ask(prompts=["word " * 100] * 3, max_tokens=3072)
+    assert sizes(server) == [3072, 2457, 1965, 1572, 1572, 1572]
+
+
+def test_a_shorter_prompt_still_gets_all_that_fits(environment):
+    with OpenAIServer(lambda prompt: "hi", context_tokens=3300) as server:
+        environment(**server.environment)
+        ask(prompts=["word " * 300, "word " * 200, "word " * 310], max_tokens=3072)
+    assert sizes(server) == [3072, 2457, 3072, 2457]
+
+
+def test_where_not_even_a_short_answer_fits_the_refusal_ends_the_run(environment):
+    with OpenAIServer(None, context_tokens=100) as server:
+        environment(**server.environment)
+        with pytest.raises(UserError, match="maximum context length is 100 tokens"):
+            ask(prompts=["word " * 100], max_tokens=3072)
+    assert sizes(server) == [3072, 67]

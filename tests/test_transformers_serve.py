@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from data.openai_server import completion_of
 from generate_instruction import encode_prompt, load_seed_tasks
 from tests.helpers.commands import ROOT, assert_fails_in_one_line, run_script
-from tests.helpers.generation_data import completion_of, wait_until, write_inputs
+from tests.helpers.generation_data import wait_until, write_inputs
 
 TASKS = [
     {"instruction": "Name the capital of France.", "input": "", "output": "Paris"},

@@ -8,8 +8,9 @@ short ones do not wait for long ones. Greedy responses are those of transformers
 
 import inspect
 import os
+import random
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +39,10 @@ class Decoding:
             raise UserError(f"--temperature {self.temperature}: takes a number from 0 (always the likeliest) to 10.")
         if not 0 < self.top_p <= 1:
             raise UserError(f"--top_p {self.top_p}: takes a number above 0, up to 1.")
+
+    def openai_arguments(self) -> dict:
+        """The same for a request to a server, whose own defaults may be others."""
+        return {"max_tokens": self.max_new_tokens, "temperature": self.temperature, "top_p": self.top_p}
 
 
 @dataclass(frozen=True)
@@ -142,51 +147,48 @@ def max_length(model) -> int:
 
 
 def generate(
-    local: LocalModel, prompts: list[str], decoding: Decoding, batch_size: int = 32, seed: int | None = None
+    local: LocalModel, prompts: dict[int, str], decoding: Decoding, batch_size: int = 32, seed: int | None = None
 ) -> Iterator[tuple[int, str, str]]:
     """(index of the prompt, response, "stop" or "length") of every prompt, as each response ends; longest prompts
-    first, so that memory runs out at once or not at all. Raises UserError, before any work, where one is too long."""
-    encoded = [local.encode(prompt) for prompt in prompts]
-    order = sorted(range(len(prompts)), key=lambda i: -len(encoded[i]))
+    first, so that memory runs out at once or not at all. Raises UserError, before any work, where one is too long.
+
+    What is drawn depends on the seed and the index alone, not on the batch: without some prompts, or with another
+    batch_size, the responses to the others stay the same, as far as the rounding of the logits does."""
+    encoded = {index: local.encode(prompt) for index, prompt in prompts.items()}
+    order = sorted(encoded, key=lambda index: -len(encoded[index]))
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
         responses: list[list[int]] = [[] for _ in batch]
-        for row, token, ended in decode_batch(local, [encoded[i] for i in batch], decoding, seed):
+        for row, token, ended in decode_batch(local, {index: encoded[index] for index in batch}, decoding, seed):
             if token not in local.eos_ids:
                 responses[row].append(token)
             if ended:
                 yield batch[row], local.decode(responses[row]).strip(), ended
-        seed = None if seed is None else seed + 1
 
 
-def stream(
-    local: LocalModel,
-    prompt: str,
-    decoding: Decoding,
-    seed: int | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> Iterator[str]:
-    """The response so far, longer each time, until it ends or should_stop() says so between two tokens."""
+def stream(local: LocalModel, prompt: str, decoding: Decoding, seed: int | None = None) -> Iterator[str]:
+    """The response so far, longer each time, until it ends."""
     ids: list[int] = []
-    for _, token, _ in decode_batch(local, [local.encode(prompt)], decoding, seed):
+    for _, token, _ in decode_batch(local, {0: local.encode(prompt)}, decoding, seed):
         if token not in local.eos_ids:
             ids.append(token)
             text = local.decode(ids).lstrip()
             if not text.endswith(REPLACEMENT):
                 yield text
-        if should_stop():
-            return
     yield local.decode(ids).strip()
 
 
 def decode_batch(
-    local: LocalModel, encoded: list[list[int]], decoding: Decoding, seed: int | None = None
+    local: LocalModel, prompts: dict[int, list[int]], decoding: Decoding, seed: int | None = None
 ) -> Iterator[tuple[int, int, str]]:
-    """(row, token, "" or why the row ends: "stop" or "length"), step by step for all rows that have not ended."""
+    """(row, token, "" or why the row ends: "stop" or "length"), step by step for all rows that have not ended.
+
+    prompts: the token ids of each row, by the index that its draws depend on.
+    """
     import torch
 
-    device = local.model.device
-    generator = torch.Generator(device).manual_seed(seed) if seed is not None else None
+    device, encoded = local.model.device, list(prompts.values())
+    generators = [torch.Generator(device).manual_seed(seed_of(seed, index)) for index in prompts]
     accepted = inspect.signature(local.model.forward).parameters
     rows, lengths = list(range(len(encoded))), [len(ids) for ids in encoded]
     longest, step = max(lengths), 0
@@ -202,7 +204,8 @@ def decode_batch(
             output = local.model(
                 input_ids=input_ids, attention_mask=mask, past_key_values=cache, use_cache=True, **arguments
             )
-            tokens = choose_tokens(output.logits[:, -1].float(), decoding, generator)
+            logits = output.logits[:, -1].float()
+            tokens = choose_tokens(logits, decoding, [generators[row] for row in rows])
         cache, step = output.past_key_values, step + 1
         kept = []
         for i, (row, token) in enumerate(zip(rows, tokens.tolist(), strict=True)):
@@ -220,8 +223,13 @@ def decode_batch(
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
 
 
-def choose_tokens(logits: "torch.Tensor", decoding: Decoding, generator: "torch.Generator | None") -> "torch.Tensor":
-    """LongTensor[b], one token for each row of the logits, FloatTensor[b, vocabulary]."""
+def seed_of(seed: int | None, index: int) -> int:
+    """The seed of one response's draws, in the range of torch; another one each time where seed is None."""
+    return (random.SystemRandom() if seed is None else random.Random(f"{seed} {index}")).getrandbits(63)
+
+
+def choose_tokens(logits: "torch.Tensor", decoding: Decoding, generators: list["torch.Generator"]) -> "torch.Tensor":
+    """LongTensor[b], one token for each row of the logits, FloatTensor[b, vocabulary], drawn by its own generator."""
     import torch
 
     if decoding.temperature == 0:
@@ -229,4 +237,6 @@ def choose_tokens(logits: "torch.Tensor", decoding: Decoding, generator: "torch.
     probs, ids = (logits / decoding.temperature).softmax(dim=-1).sort(dim=-1, descending=True)
     # Nucleus sampling (arXiv 1904.09751): the fewest tokens that reach top_p, so those before which it is not reached.
     probs[probs.cumsum(dim=-1) - probs >= decoding.top_p] = 0
-    return ids.gather(-1, torch.multinomial(probs, 1, generator=generator)).squeeze(-1)
+    probs = torch.zeros_like(probs).scatter(-1, ids, probs)  # by id, since rounding decides the order of near ties
+    draws = [torch.multinomial(row, 1, generator=draw) for row, draw in zip(probs, generators, strict=True)]
+    return torch.cat(draws)

@@ -1,6 +1,5 @@
-"""Seed tasks, new tasks and teacher's completions for the tests of the generator, made up from lists of words."""
+"""Seed tasks and new tasks for the tests of the generator, made up from lists of words."""
 
-import itertools
 import json
 import random
 import time
@@ -27,28 +26,6 @@ def make_tasks(num_tasks: int, seed: int = 0) -> list[dict]:
             {"instruction": instruction, "input": rng.choice(["", "One.\nTwo."]), "output": f"Answer {number}."}
         )
     return tasks
-
-
-def completion_of(tasks: list[dict], first_number: int = 4) -> str:
-    """The text that a teacher writes behind `{first_number}. Instruction:` for these tasks."""
-    text = ""
-    for number, task in enumerate(tasks, start=first_number):
-        text += f"###\n{number}. Instruction: {task['instruction']}\n"
-        text += f"{number}. Input:\n{task['input'] or '<noinput>'}\n{number}. Output:\n{task['output']}\n"
-    return text.removeprefix(f"###\n{first_number}. Instruction:")
-
-
-def answers_with(tasks: list[dict], tasks_per_completion: int = 10):
-    """An answer function that plays the tasks in order, whatever the prompts, and then has nothing new."""
-    completions = [
-        completion_of(tasks[i : i + tasks_per_completion]) for i in range(0, len(tasks), tasks_per_completion)
-    ]
-    turn = itertools.count()  # next() on it is atomic, and the server answers in threads
-
-    def answer(prompt: str) -> str:
-        return completions[i] if (i := next(turn)) < len(completions) else ""
-
-    return answer
 
 
 def write_inputs(folder: Path, num_seed_tasks: int = 12) -> None:

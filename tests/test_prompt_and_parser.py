@@ -1,4 +1,4 @@
-"""The numbered list of tasks: the prompt, and what is read back from a completion."""
+"""The generator's prompt, and what its parser reads back from a completion."""
 
 import random
 import re
@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alpaca.generation.task_list import parse_completion
 from generate_instruction import (
     encode_prompt,
     find_word_in_string,
+    parse_completion,
     post_process_gpt3_response,
     sample_seed_tasks,
     strip_repeated_label,
