@@ -440,6 +440,7 @@ def show_memory_table(meta_model, lora_args: LoraArguments, training_args: Train
         local_world_size=int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
         training_args=training_args,
         frozen_bytes=0.5 if lora_args.load_in_4bit else 4,
+        config=meta_model.config,
     )
     say(text)
     if warning:

@@ -259,6 +259,19 @@ def attention_for_rows(device: torch.device, dtype: torch.dtype) -> str | None:
 # ---- The trainer ----
 
 
+def max_tokens(args) -> int:
+    """The most tokens that a micro-batch may hold, padding included."""
+    allowed = args.per_device_train_batch_size * args.model_max_length
+    return min(allowed, CPU_TOKENS) if args.device.type == "cpu" and args.pack_steps else allowed
+
+
+def exchanges_each_micro_batch(args) -> bool:
+    """Whether FSDP shards the gradients of each micro-batch at once: with offload, where whole gradients would not fit,
+    and where the user says so, in --accelerator_config. Else a rank's are kept whole until the step's last one."""
+    asked = (args.accelerator_config.gradient_accumulation_kwargs or {}).get("sync_each_batch", False)
+    return bool(args.fsdp and args.fsdp_config.get("cpu_offload")) or asked
+
+
 class PackedTrainer(CheckpointingTrainer):
     """A Trainer that takes a step in micro-batches cut as above, with one exchange of gradients.
 
@@ -274,9 +287,7 @@ class PackedTrainer(CheckpointingTrainer):
         self.is_cut = args.pack_steps and args.train_sampling_strategy == "random" and self.model_accepts_loss_kwargs
         if not self.is_cut:
             return
-        self.max_tokens = args.per_device_train_batch_size * args.model_max_length
-        if args.device.type == "cpu":
-            self.max_tokens = min(self.max_tokens, CPU_TOKENS)
+        self.max_tokens = max_tokens(args)
         args.per_device_train_batch_size *= args.gradient_accumulation_steps
         args.gradient_accumulation_steps = 1
         self._train_batch_size = args.train_batch_size
@@ -341,7 +352,11 @@ class PackedTrainer(CheckpointingTrainer):
     def without_exchange(self, model) -> Iterator[None]:
         """Gradients stay on their rank inside. Weights that FSDP keeps whole after the forward pass, it keeps there for
         the next micro-batch as well."""
-        keeps_whole = self.is_fsdp_enabled and not self.accelerator.state.fsdp_plugin.reshard_after_forward
+        if exchanges_each_micro_batch(self.args):
+            yield
+            return
+        config = self.args.fsdp_config if self.is_fsdp_enabled else {}
+        keeps_whole = self.is_fsdp_enabled and not config.get("reshard_after_forward", True)
         self.accelerator.gradient_state._set_sync_gradients(False)  # DeepSpeed asks this
         if keeps_whole:
             model.set_reshard_after_backward(False)
