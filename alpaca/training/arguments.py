@@ -190,6 +190,9 @@ class TrainingArguments(transformers.TrainingArguments):
         if self.tf32 and not (has_gpu and torch.cuda.get_device_capability() >= (8, 0)):
             say("warning: no TF32 on this hardware: --tf32 True is ignored.")
             self.tf32 = None
+        offloads = isinstance(self.fsdp_config, dict) and self.fsdp_config.get("cpu_offload")
+        if has_gpu and self.optim == "adamw_torch" and not offloads:
+            self.optim = "adamw_torch_fused"  # the same in one pass over the weights
         if self.fsdp and not has_gpu:
             self.fsdp_config["cpu_offload"] = False  # everything is in CPU memory already
             if int(os.environ.get("WORLD_SIZE", 1)) == 1:
