@@ -18,6 +18,7 @@ from alpaca.training.packed_steps import (
     cut,
     step_loader,
 )
+from tests.helpers import packed_train  # noqa: F401 - registers the attention that stands in for the GPU's
 from utils import ROOT, jdump, jload
 
 
@@ -138,21 +139,6 @@ def tiny(config_class, **settings):
     config = config_class(**common | settings)
     return transformers.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
 
-
-def block_diagonal_attention(module, query, key, value, attention_mask, scaling=None, **kwargs):
-    """Stands in for the GPU's kernel: a mask in which each document of the row sees itself only."""
-    cu_seq_lens, n = kwargs["cu_seq_lens_q"], query.shape[2]
-    documents = torch.bucketize(torch.arange(n), cu_seq_lens[1:], right=True)
-    distance = torch.arange(n)[:, None] - torch.arange(n)
-    visible = (documents[:, None] == documents) & (distance >= 0)
-    if window := kwargs.get("sliding_window"):
-        visible &= distance < window
-    key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
-    output = torch.nn.functional.scaled_dot_product_attention(query, key, value, visible, scale=scaling)
-    return output.transpose(1, 2), None
-
-
-transformers.AttentionInterface.register("block_diagonal", block_diagonal_attention)
 
 GROUPED = {"intermediate_size": 64, "num_key_value_heads": 2}
 MODELS = {
@@ -294,3 +280,19 @@ def test_a_run_resumed_inside_an_epoch_ends_with_the_same_weights(tokenizer, dat
         whole.model.state_dict().items(), resumed.model.state_dict().values(), strict=True
     ):
         assert torch.equal(found, expected), key
+
+
+@pytest.mark.parametrize("file_name", ["alpaca_data.json", "alpaca_sample.json"])
+@pytest.mark.parametrize("micro_batch", [4, 16])
+@pytest.mark.parametrize("num_ranks", [1, 4])
+def test_real_data_takes_no_more_than_one_micro_batch_above_the_least(file_name, micro_batch, num_ranks, request):
+    path = (
+        ROOT / file_name if file_name == "alpaca_data.json" else request.getfixturevalue("reference_data") / file_name
+    )
+    tokenizer = train.load_tokenizer(str(ROOT / "configs" / "tiny-llama"), None, 512)[0]
+    examples = train.SupervisedDataset(str(path), tokenizer)
+    steps = Steps(examples, 128, micro_batch * 512, num_ranks, 0, 42, lambda batch: batch, True)
+    for k in range(len(steps)):
+        lengths = examples.lengths[steps.examples_of(k)]
+        least = -(-int(lengths.sum()) // (micro_batch * 512 * num_ranks))
+        assert len(cut(lengths, num_ranks, micro_batch * 512, True)[0]) <= least + 1

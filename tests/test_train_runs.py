@@ -9,6 +9,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -170,6 +171,27 @@ def test_one_process_without_the_speed_ups_and_two_ranks_with_them_train_alike(t
     run(torchrun(*flags, "--output_dir", tmp_path / "two", *FSDP, "LlamaDecoderLayer"))
     assert losses(tmp_path / "one") == pytest.approx(losses(tmp_path / "two"), abs=1e-4)
     assert_close_weights(tmp_path / "one", tmp_path / "two")
+
+
+def test_packed_rows_keep_to_the_plain_trainers_losses_on_any_number_of_ranks(tiny_llama, data_path, tmp_path):
+    def packed(command):
+        at = command.index("train.py")
+        return [*command[:at], "-m", "tests.helpers.packed_train", *command[at + 1 :]]
+
+    flags = ["--model_name_or_path", tiny_llama, "--data_path", data_path, *RECIPE, "--num_train_epochs", 2]
+    flags += ["--per_device_train_batch_size", 5, "--save_steps", 3, "--learning_rate", 2e-4]
+    one = ["--gradient_accumulation_steps", 4]
+    plain, ddp, fsdp, resumed = (tmp_path / name for name in ("plain", "ddp", "fsdp", "resumed"))
+    run(python(*flags, *one, "--output_dir", plain, "--pack_steps", False, "--skip_prompt_logits", False))
+    run(packed(torchrun(*flags, "--output_dir", ddp, "--save_total_limit", 9)))
+    run(packed(torchrun(*flags, "--output_dir", fsdp, *FSDP, "LlamaDecoderLayer")))
+    assert len(losses(plain)) == 10
+    assert losses(ddp) == pytest.approx(losses(plain), abs=1e-6)
+    assert losses(fsdp) == pytest.approx(losses(plain), abs=1e-6)
+    # One process goes on where two have left off, inside an epoch.
+    shutil.copytree(ddp / "checkpoint-3", resumed / "checkpoint-3")
+    run(packed(python(*flags, *one, "--output_dir", resumed, "--resume_from_checkpoint", True)))
+    assert losses(resumed) == pytest.approx(losses(ddp), abs=1e-6)
 
 
 @pytest.mark.parametrize(
