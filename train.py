@@ -29,6 +29,7 @@ from torch.utils.data import Dataset
 from transformers.trainer_pt_utils import BatchRebalanceSampler
 
 from alpaca.examples import load_examples
+from alpaca.inference.local import resize_embeddings
 from alpaca.training import adapters, memory
 from alpaca.training.arguments import (
     DataArguments,
@@ -40,7 +41,7 @@ from alpaca.training.arguments import (
 )
 from alpaca.training.checkpoints import CheckpointingTrainer, SaveAndStopOnSigterm, checkpoint_to_resume
 from alpaca.training.response_loss import compute_loss_on_response_only
-from utils import PROMPT_DICT, UserError, format_prompt, jload
+from utils import PROMPT_DICT, UserError, format_prompt, is_hub_name, jload
 
 IGNORE_INDEX = -100
 CHUNK = 1000  # examples per call of the tokenizer
@@ -188,34 +189,6 @@ def smart_tokenizer_and_embedding_resize(
     resize_embeddings(model, len(tokenizer), num_new_tokens)
 
 
-def resize_embeddings(model: transformers.PreTrainedModel, num_tokens: int, num_new_tokens: int) -> None:
-    """Set the last num_new_tokens of num_tokens embedding rows, input and output, to the mean of the rows before.
-
-    Rows are added where there are too few; none is taken away, since some models have more rows than tokens.
-    """
-    if num_new_tokens == 0:
-        return
-    if model.config.get_text_config().vocab_size < num_tokens:
-        model.resize_token_embeddings(num_tokens, mean_resizing=False)
-    # Tied weights: both lines write the same rows, and writing the mean twice changes nothing.
-    for embeddings in (model.get_input_embeddings(), model.get_output_embeddings()):
-        if embeddings is not None:
-            with gathered(embeddings.weight), torch.no_grad():
-                rows = embeddings.weight[: num_tokens - num_new_tokens]
-                embeddings.weight[num_tokens - num_new_tokens : num_tokens] = rows.mean(dim=0, keepdim=True)
-
-
-def gathered(parameter: torch.nn.Parameter):
-    """Under ZeRO stage 3, which partitions parameters when it loads them: whole for the block, then written back."""
-    import contextlib
-
-    if not hasattr(parameter, "ds_id"):
-        return contextlib.nullcontext()
-    import deepspeed
-
-    return deepspeed.zero.GatheredParameters([parameter], modifier_rank=0)
-
-
 def chat_template(tokenizer: transformers.PreTrainedTokenizerBase) -> str:
     """A Jinja template by which servers turn a chat message into the training prompt, token for token.
 
@@ -245,7 +218,7 @@ def chat_template(tokenizer: transformers.PreTrainedTokenizerBase) -> str:
 def load_config(model_args: ModelArguments, cache_dir: str | None) -> transformers.PretrainedConfig:
     """The model's configuration. Raises UserError for a folder without one, or without weights to go with it."""
     name, folder = model_args.model_name_or_path, Path(model_args.model_name_or_path)
-    if not folder.is_dir() and (name.count("/") > 1 or name[:1] in "./~"):
+    if not folder.is_dir() and not is_hub_name(name):
         raise UserError(f"--model_name_or_path {name}: no such folder.")
     if folder.is_dir():
         if not (folder / "config.json").is_file():

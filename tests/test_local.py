@@ -72,14 +72,12 @@ def test_top_p_keeps_the_fewest_likely_tokens_that_reach_it():
     assert torch.bincount(tokens)[0] / 2000 == pytest.approx(0.5 / 0.8, abs=0.04)
 
 
-def test_a_stream_grows_to_the_response_and_stops_when_told(tiny_llama):
+def test_a_stream_grows_to_the_response(tiny_llama):
     local = load_model(str(tiny_llama))
     parts = list(stream(local, PROMPTS[0], Decoding(max_new_tokens=20)))
     [(_, response, _)] = generate(local, PROMPTS[:1], Decoding(max_new_tokens=20))
     assert parts[-1] == response
     assert len(parts) > 5
-    calls = iter([False, False, True])
-    assert len(list(stream(local, PROMPTS[0], Decoding(max_new_tokens=500), should_stop=lambda: next(calls)))) <= 3
 
 
 def test_a_seed_repeats_what_is_drawn(tiny_llama):

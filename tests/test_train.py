@@ -156,6 +156,20 @@ def test_a_model_with_spare_rows_keeps_them_and_gets_no_more(tiny_llama):
     assert torch.equal(new[num_old + 1 :], old[num_old + 1 :])
 
 
+def test_a_tokenizer_longer_than_the_embeddings_gets_rows_though_no_token_is_new(tiny_llama):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_llama)
+    model = transformers.AutoModelForCausalLM.from_pretrained(tiny_llama)
+    old = model.get_output_embeddings().weight.detach().clone()
+    tokenizer.add_tokens(["<tool>"])
+    train.smart_tokenizer_and_embedding_resize({}, tokenizer, model)
+    assert torch.equal(model.get_output_embeddings().weight[-1], old.mean(dim=0))
+    tokenizer.add_tokens(["<other>"])
+    train.smart_tokenizer_and_embedding_resize({"pad_token": "[PAD]"}, tokenizer, model)
+    new = model.get_output_embeddings().weight
+    assert len(new) == len(tokenizer) == len(old) + 3
+    assert torch.equal(new[-2:], new[:-2].mean(dim=0, keepdim=True).expand(2, -1))
+
+
 def test_nothing_is_added_where_no_token_is_missing(tiny_opt):
     tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_opt)
     assert train.missing_special_tokens(tokenizer) == {}
@@ -341,6 +355,15 @@ def test_too_little_memory_is_said_with_the_flag_to_try(monkeypatch):
     assert "112.000 GB  of 80.0 GB available" in table
     assert "112.0 GB of gpu memory are needed and 80.0 GB there" in warning
     assert '--fsdp "full_shard auto_wrap"' in warning
+
+
+def test_a_container_has_the_memory_of_its_limit_not_of_its_host(monkeypatch, tmp_path):
+    for name, text in (("memory.max", "3000"), ("memory.current", "2000"), ("memory.stat", "anon 1500\nfile 500\n")):
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(memory, "Path", lambda path: {"/sys/fs/cgroup": tmp_path}[path])
+    assert memory.available(local_world_size=2)["cpu"] == 750
+    (tmp_path / "memory.max").write_text("max")
+    assert memory.available(local_world_size=2)["cpu"] > 1e6
 
 
 # ---- Checkpoints ----

@@ -6,7 +6,10 @@ al. 2020, arXiv 1910.02054, section 3.1), 112 GB for 7 billion; sharding divides
 
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
+import contextlib
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
 # Optimizer state in bytes per parameter, for what --optim may say; two float32 moments where the name is not here.
 OPTIMIZER_BYTES = {"sgd": 0, "adafactor": 0, "rmsprop": 4, "adagrad": 4, "lion_32bit": 4}
@@ -64,10 +67,9 @@ def estimate(
 
 def available(local_world_size: int) -> dict[str, float]:
     """Bytes that one process may use: free memory of its GPU, its share of the machine's available memory."""
-    import psutil
     import torch
 
-    found = {"cpu": psutil.virtual_memory().available / local_world_size}
+    found = {"cpu": available_cpu_bytes() / local_world_size}
     if torch.cuda.is_available():
         found["gpu"] = float(torch.cuda.mem_get_info()[0])
     return found
@@ -112,3 +114,17 @@ def advice(training_args) -> str:
             "or --deepspeed configs/default_offload_opt_param.json."
         )
     return "use more machines, or --deepspeed configs/default_offload_opt_param.json with NVMe offload."
+
+
+def available_cpu_bytes() -> int:
+    """Bytes that this process may still take, in a container too."""
+    import psutil
+
+    available = psutil.virtual_memory().available
+    group = Path("/sys/fs/cgroup")
+    with contextlib.suppress(OSError, ValueError):  # no control group (version 2) here, or no limit ("max")
+        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+        # Cached files count as used, and give way.
+        cached = re.search(r"^file (\d+)$", (group / "memory.stat").read_text(), re.MULTILINE)
+        available = min(available, limit - used + int(cached[1]))
+    return available
