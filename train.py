@@ -11,12 +11,9 @@ checkpoint-<step> folders, from which --resume_from_checkpoint True continues. `
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
 import json
-import logging
 import os
 import sys
-import tempfile
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,10 +33,17 @@ from alpaca.training.arguments import (
     LoraArguments,
     ModelArguments,
     TrainingArguments,
+    check_processes,
+    let_rank_0_alone_speak,
     parse_arguments,
     say,
 )
-from alpaca.training.checkpoints import CheckpointingTrainer, SaveAndStopOnSigterm, checkpoint_to_resume
+from alpaca.training.checkpoints import (
+    CheckpointingTrainer,
+    SaveAndStopOnSigterm,
+    check_output_dir,
+    checkpoint_to_resume,
+)
 from alpaca.training.response_loss import compute_loss_on_response_only
 from utils import PROMPT_DICT, UserError, format_prompt, is_hub_name, jload
 
@@ -367,9 +371,8 @@ class ProgressBar(transformers.trainer_callback.ProgressCallback):
 def train() -> None:
     model_args, data_args, lora_args, training_args = parse_arguments(sys.argv[1:])
     let_rank_0_alone_speak()
-    start_deepspeed_on_cpu(training_args)
     check_processes(training_args)
-    check_writable(training_args.output_dir)
+    check_output_dir(training_args.output_dir, lora_args)
     config = load_config(model_args, training_args.cache_dir)
     meta_model = skeleton(config)
     check_wrapped_layer(meta_model, training_args)
@@ -410,21 +413,9 @@ def train() -> None:
     if lora_args.merge_lora and training_args.should_save:
         transformers.integrations.unset_hf_deepspeed_config()  # ZeRO would spread the base over all ranks again
         base_model = load_model(model_args, config, tokenizer, num_new_tokens, LoraArguments(), training_args)
-        adapters.merge(Path(training_args.output_dir), base_model)
+        adapters.merge(Path(training_args.output_dir), base_model, tokenizer)
     trainer.accelerator.wait_for_everyone()
     say(f"model saved to {training_args.output_dir}")
-
-
-def start_deepspeed_on_cpu(training_args: TrainingArguments) -> None:
-    """Give DeepSpeed the process group that is there; by itself it would see a world of one process."""
-    if training_args.deepspeed and training_args.use_cpu:
-        import deepspeed
-
-        if not torch.distributed.is_initialized():
-            raise UserError(
-                "--deepspeed needs a launcher, for one process too: torchrun --nproc_per_node=1 train.py ..."
-            )
-        deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False)
 
 
 def show_memory_table(meta_model, lora_args: LoraArguments, training_args: TrainingArguments) -> None:
@@ -440,33 +431,6 @@ def show_memory_table(meta_model, lora_args: LoraArguments, training_args: Train
     say(text)
     if warning:
         say(f"warning: {warning}")
-
-
-def let_rank_0_alone_speak() -> None:
-    """Silence the libraries' messages and bars on the other ranks; errors still show."""
-    logging.getLogger("deepspeed").setLevel(logging.ERROR)
-    # DeepSpeed calls torch functions under names that torch is about to give up, at every step.
-    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
-    if os.environ.get("RANK", "0") != "0":
-        transformers.utils.logging.set_verbosity_error()
-        transformers.utils.logging.disable_progress_bar()
-        warnings.simplefilter("ignore")
-
-
-def check_processes(training_args: TrainingArguments) -> None:
-    num_processes, num_gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
-    if not training_args.use_cpu and 0 < num_gpus < num_processes:
-        raise UserError(f"{num_processes} processes for {num_gpus} GPU(s): set --nproc_per_node={num_gpus}.")
-
-
-def check_writable(output_dir: str) -> None:
-    """Make the output folder, and see that a file can be written there, before hours of work depend on it."""
-    try:
-        os.makedirs(output_dir, exist_ok=True)
-        with tempfile.TemporaryFile(dir=output_dir):
-            pass
-    except OSError as error:
-        raise UserError(f"--output_dir {output_dir}: cannot be written to ({error.strerror}).") from None
 
 
 def main() -> None:

@@ -92,7 +92,11 @@ def load_model(model_name_or_path: str, cache_dir: str | None = None) -> LocalMo
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if device == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(model_name_or_path, cache_dir=cache_dir)
+        # An adapter folder without a tokenizer goes with its base's.
+        has_tokenizer = not is_adapter or (folder / "tokenizer_config.json").is_file()
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            model_name_or_path if has_tokenizer else base, cache_dir=cache_dir
+        )
         model = transformers.AutoModelForCausalLM.from_pretrained(base, cache_dir=cache_dir, dtype=dtype)
         if is_adapter:
             model = add_adapter(model, folder, len(tokenizer))
