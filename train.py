@@ -11,11 +11,8 @@ checkpoint-<step> folders, from which --resume_from_checkpoint True continues. `
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
 import json
-import logging
 import os
 import sys
-import tempfile
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,19 +25,22 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.utils.data import Dataset
 
 from alpaca.examples import load_examples
+from alpaca.inference.local import resize_embeddings
 from alpaca.training import adapters, memory
 from alpaca.training.arguments import (
     DataArguments,
     LoraArguments,
     ModelArguments,
     TrainingArguments,
+    check_processes,
+    let_rank_0_alone_speak,
     parse_arguments,
     say,
 )
-from alpaca.training.checkpoints import SaveAndStopOnSigterm, checkpoint_to_resume
+from alpaca.training.checkpoints import SaveAndStopOnSigterm, check_output_dir, checkpoint_to_resume
 from alpaca.training.packed_steps import PackedTrainer, compile_layers
 from alpaca.training.response_loss import compute_loss_on_response_only
-from utils import PROMPT_DICT, UserError, format_prompt, jload
+from utils import PROMPT_DICT, UserError, format_prompt, is_hub_name, jload
 
 IGNORE_INDEX = -100
 CHUNK = 1000  # examples per call of the tokenizer
@@ -189,34 +189,6 @@ def smart_tokenizer_and_embedding_resize(
     resize_embeddings(model, len(tokenizer), num_new_tokens)
 
 
-def resize_embeddings(model: transformers.PreTrainedModel, num_tokens: int, num_new_tokens: int) -> None:
-    """Set the last num_new_tokens of num_tokens embedding rows, input and output, to the mean of the rows before.
-
-    Rows are added where there are too few; none is taken away, since some models have more rows than tokens.
-    """
-    if num_new_tokens == 0:
-        return
-    if model.config.get_text_config().vocab_size < num_tokens:
-        model.resize_token_embeddings(num_tokens, mean_resizing=False)
-    # Tied weights: both lines write the same rows, and writing the mean twice changes nothing.
-    for embeddings in (model.get_input_embeddings(), model.get_output_embeddings()):
-        if embeddings is not None:
-            with gathered(embeddings.weight), torch.no_grad():
-                rows = embeddings.weight[: num_tokens - num_new_tokens]
-                embeddings.weight[num_tokens - num_new_tokens : num_tokens] = rows.mean(dim=0, keepdim=True)
-
-
-def gathered(parameter: torch.nn.Parameter):
-    """Under ZeRO stage 3, which partitions parameters when it loads them: whole for the block, then written back."""
-    import contextlib
-
-    if not hasattr(parameter, "ds_id"):
-        return contextlib.nullcontext()
-    import deepspeed
-
-    return deepspeed.zero.GatheredParameters([parameter], modifier_rank=0)
-
-
 def chat_template(tokenizer: transformers.PreTrainedTokenizerBase) -> str:
     """A Jinja template by which servers turn a chat message into the training prompt, token for token.
 
@@ -246,7 +218,7 @@ def chat_template(tokenizer: transformers.PreTrainedTokenizerBase) -> str:
 def load_config(model_args: ModelArguments, cache_dir: str | None) -> transformers.PretrainedConfig:
     """The model's configuration. Raises UserError for a folder without one, or without weights to go with it."""
     name, folder = model_args.model_name_or_path, Path(model_args.model_name_or_path)
-    if not folder.is_dir() and (name.count("/") > 1 or name[:1] in "./~"):
+    if not folder.is_dir() and not is_hub_name(name):
         raise UserError(f"--model_name_or_path {name}: no such folder.")
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -369,9 +341,8 @@ class ProgressBar(transformers.trainer_callback.ProgressCallback):
 def train() -> None:
     model_args, data_args, lora_args, training_args = parse_arguments(sys.argv[1:])
     let_rank_0_alone_speak()
-    start_deepspeed_on_cpu(training_args)
     check_processes(training_args)
-    check_writable(training_args.output_dir)
+    check_output_dir(training_args.output_dir, lora_args)
     config = load_config(model_args, training_args.cache_dir)
     meta_model = skeleton(config)
     check_wrapped_layer(meta_model, training_args)
@@ -414,21 +385,9 @@ def train() -> None:
     if lora_args.merge_lora and training_args.should_save:
         transformers.integrations.unset_hf_deepspeed_config()  # ZeRO would spread the base over all ranks again
         base_model = load_model(model_args, config, tokenizer, num_new_tokens, LoraArguments(), training_args)
-        adapters.merge(Path(training_args.output_dir), base_model)
+        adapters.merge(Path(training_args.output_dir), base_model, tokenizer)
     trainer.accelerator.wait_for_everyone()
     say(f"model saved to {training_args.output_dir}")
-
-
-def start_deepspeed_on_cpu(training_args: TrainingArguments) -> None:
-    """Give DeepSpeed the process group that is there; by itself it would see a world of one process."""
-    if training_args.deepspeed and training_args.use_cpu:
-        import deepspeed
-
-        if not torch.distributed.is_initialized():
-            raise UserError(
-                "--deepspeed needs a launcher, for one process too: torchrun --nproc_per_node=1 train.py ..."
-            )
-        deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False)
 
 
 def show_memory_table(meta_model, lora_args: LoraArguments, training_args: TrainingArguments) -> None:
@@ -445,33 +404,6 @@ def show_memory_table(meta_model, lora_args: LoraArguments, training_args: Train
     say(text)
     if warning:
         say(f"warning: {warning}")
-
-
-def let_rank_0_alone_speak() -> None:
-    """Silence the libraries' messages and bars on the other ranks; errors still show."""
-    logging.getLogger("deepspeed").setLevel(logging.ERROR)
-    # DeepSpeed calls torch functions under names that torch is about to give up, at every step.
-    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
-    if os.environ.get("RANK", "0") != "0":
-        transformers.utils.logging.set_verbosity_error()
-        transformers.utils.logging.disable_progress_bar()
-        warnings.simplefilter("ignore")
-
-
-def check_processes(training_args: TrainingArguments) -> None:
-    num_processes, num_gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
-    if not training_args.use_cpu and 0 < num_gpus < num_processes:
-        raise UserError(f"{num_processes} processes for {num_gpus} GPU(s): set --nproc_per_node={num_gpus}.")
-
-
-def check_writable(output_dir: str) -> None:
-    """Make the output folder, and see that a file can be written there, before hours of work depend on it."""
-    try:
-        os.makedirs(output_dir, exist_ok=True)
-        with tempfile.TemporaryFile(dir=output_dir):
-            pass
-    except OSError as error:
-        raise UserError(f"--output_dir {output_dir}: cannot be written to ({error.strerror}).") from None
 
 
 def main() -> None:

@@ -158,6 +158,20 @@ def test_a_model_with_spare_rows_keeps_them_and_gets_no_more(tiny_llama):
     assert torch.equal(new[num_old + 1 :], old[num_old + 1 :])
 
 
+def test_a_tokenizer_longer_than_the_embeddings_gets_rows_though_no_token_is_new(tiny_llama):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_llama)
+    model = transformers.AutoModelForCausalLM.from_pretrained(tiny_llama)
+    old = model.get_output_embeddings().weight.detach().clone()
+    tokenizer.add_tokens(["<tool>"])
+    train.smart_tokenizer_and_embedding_resize({}, tokenizer, model)
+    assert torch.equal(model.get_output_embeddings().weight[-1], old.mean(dim=0))
+    tokenizer.add_tokens(["<other>"])
+    train.smart_tokenizer_and_embedding_resize({"pad_token": "[PAD]"}, tokenizer, model)
+    new = model.get_output_embeddings().weight
+    assert len(new) == len(tokenizer) == len(old) + 3
+    assert torch.equal(new[-2:], new[:-2].mean(dim=0, keepdim=True).expand(2, -1))
+
+
 def test_nothing_is_added_where_no_token_is_missing(tiny_opt):
     tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_opt)
     assert train.missing_special_tokens(tokenizer) == {}
@@ -368,6 +382,15 @@ def test_too_little_memory_is_said_with_the_flag_to_try(monkeypatch):
     assert '--fsdp "full_shard auto_wrap"' in warning
 
 
+def test_a_container_has_the_memory_of_its_limit_not_of_its_host(monkeypatch, tmp_path):
+    for name, text in (("memory.max", "3000"), ("memory.current", "2000"), ("memory.stat", "anon 1500\nfile 500\n")):
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(memory, "Path", lambda path: {"/sys/fs/cgroup": tmp_path}[path])
+    assert memory.available(local_world_size=2)["cpu"] == 750
+    (tmp_path / "memory.max").write_text("max")
+    assert memory.available(local_world_size=2)["cpu"] > 1e6
+
+
 # ---- Checkpoints ----
 
 
@@ -422,6 +445,64 @@ def test_a_step_that_is_trained_again_replaces_its_checkpoint(checkpoint):
     assert (checkpoint / "model.safetensors").read_bytes() == b"other"
     assert not (checkpoint / "global_step2").exists()
     assert checkpoints.what_is_missing(checkpoint) is None
+
+
+def test_a_start_empties_what_a_killed_run_left_unfinished(tiny_opt, tmp_path):
+    jdump([{"instruction": f"Say {i}.", "output": "1"} for i in range(4)], tmp_path / "data.json")
+    out = tmp_path / "out"
+    for name in ("checkpoint-1", "checkpoint-1.replaced", "model"):
+        (out / "unfinished" / name).mkdir(parents=True)
+        (out / "unfinished" / name / "left_over.bin").write_bytes(b"x")
+    (out / "checkpoint-1").mkdir()
+    tokenizer = train.load_tokenizer(str(tiny_opt), None, 128)[0]
+    data = train.make_supervised_data_module(tokenizer, train.DataArguments(data_path=str(tmp_path / "data.json")))
+    args = parse("--use_cpu", "True", "--max_steps", "1", "--save_steps", "1", "--output_dir", str(out))
+    model = transformers.AutoModelForCausalLM.from_pretrained(tiny_opt)
+    trainer = train.AlpacaTrainer(model, args, processing_class=tokenizer, **data)
+    trainer.train()
+    trainer.save_final_model()
+    assert checkpoints.what_is_missing(out / "checkpoint-1") is None
+    assert list(out.rglob("left_over.bin")) == []
+    assert (out / "model.safetensors").is_file()
+
+
+def test_a_new_model_takes_the_place_of_an_earlier_ones_files_and_of_no_others(tmp_path):
+    earlier = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json"]
+    others = ["reward_model.safetensors", "model_of_mine.safetensors", "adapter_model.safetensors"]
+    for name in [*earlier, *others, "config.json"]:
+        (tmp_path / name).write_text("old")
+    unfinished = tmp_path / "unfinished" / "model"
+    unfinished.mkdir(parents=True)
+    for name in ("model.safetensors", "config.json"):
+        (unfinished / name).write_text("new")
+    checkpoints.move_model(unfinished, tmp_path)
+    found = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert found == {"model.safetensors": "new", "config.json": "new", **dict.fromkeys(others, "old")}
+
+
+def test_a_full_model_is_not_written_beside_an_adapter_that_would_be_loaded_with_it(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    checkpoints.check_output_dir(str(tmp_path), train.LoraArguments(lora_rank=4))
+    with pytest.raises(UserError, match="holds an adapter"):
+        checkpoints.check_output_dir(str(tmp_path), train.LoraArguments())
+
+
+# ---- Processes ----
+
+
+def test_several_gpus_without_a_launcher_are_refused_with_the_line_to_type(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    with pytest.raises(UserError, match=r"torchrun --nproc_per_node=4 train\.py"):
+        arguments.check_processes(types.SimpleNamespace(use_cpu=False, n_gpu=4, deepspeed=None))
+    arguments.check_processes(types.SimpleNamespace(use_cpu=False, n_gpu=1, deepspeed=None))  # under torchrun
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    with pytest.raises(UserError, match="--nproc_per_node=2"):
+        arguments.check_processes(types.SimpleNamespace(use_cpu=False, n_gpu=1, deepspeed=None))
 
 
 # ---- Adapters ----

@@ -19,6 +19,7 @@ import time
 import pytest
 import torch
 
+from alpaca.inference.local import load_model
 from tests.helpers.commands import ROOT, assert_fails_in_one_line, run_script
 from utils import jdump
 
@@ -263,6 +264,8 @@ def test_the_merged_model_equals_base_and_adapter(launch, flags, tiny_llama, dat
     for name, tensor in base.state_dict().items():
         is_adapted = any(target in name for target in config["target_modules"])
         assert torch.equal(tensor, merged.state_dict()[name][: len(tensor)]) != is_adapted, name
+    local = load_model(str(out / "adapter"))
+    assert len(local.tokenizer) == len(local.model.get_input_embeddings().weight) == 401
     adapted = peft.PeftModel.from_pretrained(base, out / "adapter").eval()
     input_ids = torch.arange(3, 60)[None]
     with torch.no_grad():
@@ -376,7 +379,7 @@ def mistakes(tiny_llama, data_path, tmp_path_factory):
         "no weights": ({"--model_name_or_path": tmp / "no_weights"}, ["no weights", "--init_from_config True"]),
         "unknown flag": ({"--learning_rat": "1"}, ["no flag --learning_rat", "Did you mean --learning_rate?"]),
         "bad value": ({"--learning_rate": "fast"}, ["--learning_rate", "fast"]),
-        "output not writable": ({"--output_dir": tmp / "file" / "out"}, ["--output_dir", "cannot be written"]),
+        "output not writable": ({"--output_dir": tmp / "file" / "out"}, ["--output_dir", "cannot be written to"]),
         "no such config": ({"--config": tmp / "none.yaml"}, ["none.yaml", "no such file"]),
         "no such checkpoint": ({"--resume_from_checkpoint": tmp / "none"}, ["not a whole checkpoint", "no such"]),
         "no such layer": (

@@ -7,14 +7,13 @@ they are the mean of the others and stay so, and without them the adapter fits t
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
 import os
-import shutil
 from pathlib import Path
 
 import torch
 import transformers
 
 from alpaca.training.arguments import LoraArguments
-from alpaca.training.checkpoints import MAX_SHARD_SIZE, UNFINISHED
+from alpaca.training.checkpoints import MAX_SHARD_SIZE, UNFINISHED, move_model
 from utils import UserError
 
 
@@ -78,19 +77,19 @@ def add_adapters(model: transformers.PreTrainedModel, lora_args: LoraArguments, 
     return model
 
 
-def merge(output_dir: Path, base_model: transformers.PreTrainedModel) -> None:
+def merge(output_dir: Path, base_model: transformers.PreTrainedModel, tokenizer) -> None:
     """Turn an output folder with an adapter into one with the full model, the adapter below it in adapter/.
 
-    base_model is the model as it was before the adapters, on the CPU and with its added embedding rows.
+    base_model is the model as it was before the adapters, on the CPU and with its added embedding rows; tokenizer goes
+    with both.
     """
     import peft
 
     merged = peft.PeftModel.from_pretrained(base_model, output_dir).merge_and_unload()
+    merged.save_pretrained(output_dir / UNFINISHED / "model", max_shard_size=MAX_SHARD_SIZE)
     adapter_dir = output_dir / "adapter"
     adapter_dir.mkdir(exist_ok=True)
-    merged.save_pretrained(output_dir / UNFINISHED, max_shard_size=MAX_SHARD_SIZE)
+    tokenizer.save_pretrained(adapter_dir)
     for name in ("adapter_config.json", "adapter_model.safetensors", "README.md"):
         os.replace(output_dir / name, adapter_dir / name)
-    for path in sorted((output_dir / UNFINISHED).iterdir()):
-        os.replace(path, output_dir / path.name)
-    shutil.rmtree(output_dir / UNFINISHED)
+    move_model(output_dir / UNFINISHED / "model", output_dir)

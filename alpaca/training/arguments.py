@@ -1,4 +1,4 @@
-"""The flags of train.py: today's TrainingArguments, and the command lines of 2023 on any hardware.
+"""The flags of train.py, and its processes: today's TrainingArguments, the command lines of 2023, on any hardware.
 
 Flags that transformers has renamed or dropped keep working, and what the machine lacks (bfloat16, TF32, a second
 process to shard over) is left out with a warning.
@@ -7,9 +7,11 @@ process to shard over) is left out with a warning.
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
 import json
+import logging
 import os
 import socket
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -17,6 +19,8 @@ import torch
 import transformers
 
 from utils import UserError, did_you_mean, jload, read_text
+
+# ---- Processes ----
 
 
 def say(text: str) -> None:
@@ -31,15 +35,53 @@ def fsdp_on_one_gpu() -> dict:
     FSDP rounds the weights to bfloat16 once a step, and keeps the residual stream in bfloat16; autocast rounds them in
     each micro-batch, and keeps it in float32.
     """
+    has_launcher = "RANK" in os.environ
     if torch.cuda.device_count() == 0 or int(os.environ.get("WORLD_SIZE", 1)) > 1:
         return {}
-    if "RANK" not in os.environ:  # no launcher
+    if not has_launcher and torch.cuda.device_count() > 1:  # refused later on
+        return {}
+    if not has_launcher:
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
             port = s.getsockname()[1]
         group = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1, "MASTER_PORT": port}
         os.environ.update({"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in group.items()}})
     return {"fsdp": "full_shard auto_wrap"}
+
+
+def let_rank_0_alone_speak() -> None:
+    """Silence the libraries' messages and bars on the other ranks; errors still show."""
+    logging.getLogger("deepspeed").setLevel(logging.ERROR)
+    # DeepSpeed calls torch functions under names that torch is about to give up, at every step.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    if os.environ.get("RANK", "0") != "0":
+        transformers.utils.logging.set_verbosity_error()
+        transformers.utils.logging.disable_progress_bar()
+        warnings.simplefilter("ignore")
+
+
+def check_processes(training_args: transformers.TrainingArguments) -> None:
+    """Raise UserError where processes and GPUs do not match, or DeepSpeed has no launcher."""
+    num_processes, num_gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
+    if not training_args.use_cpu and 0 < num_gpus < num_processes:
+        raise UserError(f"{num_processes} processes for {num_gpus} GPU(s): set --nproc_per_node={num_gpus}.")
+    if training_args.n_gpu > 1:  # the Trainer would split batches over threads, each with a loss of its own
+        raise UserError(
+            f"one process for {training_args.n_gpu} GPUs: torchrun --nproc_per_node={training_args.n_gpu} train.py ... "
+            "uses them all, CUDA_VISIBLE_DEVICES=0 python train.py ... one of them."
+        )
+    if training_args.deepspeed and training_args.use_cpu:
+        if not torch.distributed.is_initialized():
+            raise UserError(
+                "--deepspeed needs a launcher, for one process too: torchrun --nproc_per_node=1 train.py ..."
+            )
+        import deepspeed
+
+        # The process group that is there; by itself it would see a world of one process.
+        deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False)
+
+
+# ---- Flags ----
 
 
 @dataclass

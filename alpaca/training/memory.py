@@ -129,10 +129,9 @@ def saved_bytes(config: transformers.PretrainedConfig, num_layers: int, num_toke
 
 def available(local_world_size: int) -> dict[str, float]:
     """Bytes that one process may use: free memory of its GPU, its share of the machine's available memory."""
-    import psutil
     import torch
 
-    found = {"cpu": psutil.virtual_memory().available / local_world_size}
+    found = {"cpu": available_cpu_bytes() / local_world_size}
     if torch.cuda.is_available():
         found["gpu"] = float(torch.cuda.mem_get_info()[0])
     return found
