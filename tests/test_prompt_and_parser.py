@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from alpaca.generation.chat_replies import strip_repeated_label
 from generate_instruction import (
     encode_prompt,
     find_word_in_string,
     parse_completion,
     post_process_gpt3_response,
     sample_seed_tasks,
-    strip_repeated_label,
 )
 from utils import UserError
 
