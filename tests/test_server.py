@@ -264,3 +264,42 @@ def test_where_not_even_a_short_answer_fits_the_refusal_ends_the_run(environment
         with pytest.raises(UserError, match="maximum context length is 100 tokens"):
             ask(prompts=["word " * 100], max_tokens=3072)
     assert sizes(server) == [3072, 67]
+
+
+@pytest.mark.parametrize("how", ["a stream that is closed", "requests that are given up"])
+def test_whoever_stops_asking_closes_the_connection(how, environment):
+    """The server sees the end, and need not write to nobody."""
+
+    async def run() -> None:
+        num_ended = 0
+
+        async def serve(reader, writer):
+            nonlocal num_ended
+            await reader.readuntil(b"}")
+            is_stream = how.startswith("a stream")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+            event = b'data: {"choices": [{"index": 0, "delta": {"content": "word "}}]}\n\n'
+            writer.write(b"%x\r\n%s\r\n" % (len(event), event) if is_stream else b"")
+            await reader.read()  # to the end that the client makes
+            num_ended += 1
+            writer.close()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        environment(OPENAI_BASE_URL=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", no_proxy="127.0.0.1")
+        model = ServerModel("m", "chat", print)
+        if how.startswith("a stream"):
+            responses = model.stream("p", "p", max_tokens=9)
+            assert await anext(responses) == "word "
+            await responses.aclose()
+        else:
+            answers = module.as_answered(["p"] * 3, lambda prompt: model.complete([prompt], max_tokens=9), 3)
+            waiting = asyncio.create_task(anext(answers))
+            await asyncio.sleep(0.5)
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+        async with asyncio.timeout(5):
+            while num_ended < (1 if how.startswith("a stream") else 3):
+                await asyncio.sleep(0.02)
+        server.close()
+
+    asyncio.run(run())

@@ -22,13 +22,17 @@ SEPARATOR = re.compile(
 
 
 def strip_repeated_label(text: str, number: int) -> str:
-    """A chat reply without its own `{number}. Instruction:`, and whatever it says before, where it begins so.
+    """A chat reply without its own `{number}. Instruction:`, and whatever it says before, where it begins so. Of a code
+    fence that begins there, the end goes too.
 
     >>> strip_repeated_label("Sure!\\n\\n4. Instruction: Sort.\\n4. Input: 2 1", 4)
     ' Sort.\\n4. Input: 2 1'
     """
     first_label = re.search(rf"(?<!\d){number}\.\s+(Instruction|Input|Output):", text)
-    return text[first_label.end() :] if first_label and first_label[1] == "Instruction" else text
+    if not first_label or first_label[1] != "Instruction":
+        return text
+    before, rest = text[: first_label.start()], text[first_label.end() :]
+    return rest.rstrip().removesuffix("```") if before.count("```") % 2 else rest
 
 
 def as_completion(text: str, first_number: int) -> str:
