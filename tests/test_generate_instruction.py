@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import pty
 import random
 import re
 import signal
@@ -435,6 +436,19 @@ def test_an_interrupted_run_ends_orderly(signal_number, folder):
     assert "interrupted" in stderr.strip().splitlines()[-1]
     assert re.search(r"kept +20\n", stdout)
     assert_orderly_end(folder, tasks[:20])
+
+
+def test_a_long_request_shows_life(folder):
+    terminal, other_end = pty.openpty()
+    with OpenAIServer(None, faults=lambda number: "silent") as server:
+        command = [sys.executable, *arguments(output_dir="out", request_batch_size=1, max_concurrent_requests=2)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **server.environment}
+        process = subprocess.Popen(command, cwd=folder, env=environment, stderr=other_end, stdout=subprocess.DEVNULL)
+        shown = b""
+        while b"2 under way, last answer 2 s ago" not in shown:
+            shown += os.read(terminal, 4096)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 130
 
 
 def stored(folder) -> list[str]:

@@ -127,6 +127,20 @@ def test_the_wait_that_a_server_asks_for_is_kept(environment, waits):
         assert lowest <= waits[0] <= 1.2 * lowest + 3
 
 
+def test_a_limit_that_lets_others_through_ends_no_request(environment, waits):
+    with OpenAIServer(lambda prompt: f"re: {prompt}", faults=lambda n: "rate limit" if n % 6 else None) as server:
+        environment(**server.environment)
+        model = ServerModel("local", "chat", lambda text: None)
+
+        async def run():
+            async def ask(prompt):
+                return (await model.complete([prompt], max_tokens=9)).completions[0][0]
+
+            return [answer async for _, answer in module.as_answered(map(str, range(40)), ask, 8)]
+
+        assert sorted(asyncio.run(run())) == sorted(f"re: {number}" for number in range(40))
+
+
 def test_a_server_that_asks_for_a_very_long_wait_ends_the_run(environment, waits):
     fault = (*FAULTS["rate limit"], {"Retry-After": "86400"})
     with OpenAIServer(None, faults=lambda number: fault) as server:

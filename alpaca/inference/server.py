@@ -86,7 +86,7 @@ class ServerModel:
         self._apis = auto_apis if api == "auto" else (api,)
         self._way = Way(self._apis[0])
         self._too_long: list[tuple[int, int]] = []  # prompt in characters, smallest max_tokens known not to fit
-        self._num_refused_prompts = 0  # in a row
+        self._num_answers, self._num_refused_prompts = 0, 0  # in all; in a row
         self._client = openai_client()
 
     @property
@@ -155,7 +155,7 @@ class ServerModel:
             way, arguments = self._way, self._arguments(prompts, message, max_tokens, decoding)
             endpoint = self._client.chat.completions if way.api == "chat" else self._client.completions
             try:
-                result = await ask_patiently(lambda e=endpoint, a=arguments: send(e, a), self._notice)
+                result = await self._ask_patiently(lambda e=endpoint, a=arguments: send(e, a))
                 self._num_refused_prompts = 0
                 return result
             except Refusal as refusal:
@@ -166,6 +166,52 @@ class ServerModel:
                     raise self._prompt_refused(refusal) from None
                 elif way is self._way:  # else, the answer to another request has changed it in the meantime
                     self._adapt(refusal, arguments)
+
+    async def _ask_patiently(self, send: Callable[[], Awaitable[Result]]) -> Result:
+        """What send() returns, asked again after rate limits, server errors, lost connections and UnusableAnswer.
+
+        The client's own retries tell nobody why they wait, honour a Retry-After of two minutes at most, ask again where
+        a quota is exhausted, and take any body of status 200 for an answer. Raises a Refusal that waiting does not
+        help, and UserError after MAX_RETRIES retries in a row.
+        """
+        import openai
+
+        num_failures, num_answers = 0, self._num_answers
+        while True:
+            asked_wait_sec, is_limit = 0.0, False
+            try:
+                try:
+                    result = await send()
+                    self._num_answers += 1
+                    return result
+                except openai.APIStatusError as error:
+                    response = error.response
+                    raise Refusal(response.status_code, response.text, str(response.url), response.headers) from None
+            except Refusal as refusal:
+                if not refusal.is_passing:
+                    raise
+                reason, asked_wait_sec, is_limit = refusal.message, refusal.wait_sec, refusal.status == 429
+            except openai.APIConnectionError as error:
+                # The client's own text is "Connection error."; its cause says which.
+                reason = f"{error.request.url}: {str(error.__cause__ or '') or error.message}"
+            except UnusableAnswer as error:
+                reason = str(error)
+            # A limit that lets other requests through is kept, however often this one comes too late.
+            num_failures = 1 if is_limit and self._num_answers > num_answers else num_failures + 1
+            num_answers = self._num_answers
+            await self._wait(num_failures, reason, asked_wait_sec)
+
+    async def _wait(self, num_failures: int, reason: str, asked_wait_sec: float) -> None:
+        """Wait before the next attempt. Raises UserError where it would be too many or too long."""
+        if asked_wait_sec > MAX_RETRY_AFTER_SEC:
+            raise UserError(f"the server asks to wait {asked_wait_sec:.0f} s ({reason}). Start again after that.")
+        if num_failures > MAX_RETRIES:
+            raise UserError(f"{num_failures} attempts in a row failed; the last: {reason}")
+        # Jitter keeps requests that failed together from coming back together.
+        wait_sec = min(FIRST_WAIT_SEC * 2 ** (num_failures - 1), MAX_WAIT_SEC) * random.uniform(0.5, 1.5)
+        wait_sec = max(wait_sec, asked_wait_sec * random.uniform(1, 1.1))
+        self._notice(f"{reason}; retry {num_failures} of {MAX_RETRIES} in {wait_sec:.1f} s")
+        await asyncio.sleep(wait_sec)
 
     def _prompt_refused(self, refusal: Refusal) -> UserError:
         """PromptRefused; and where many come in a row, the end."""
@@ -230,7 +276,7 @@ class ServerModel:
 def openai_client() -> "openai.AsyncOpenAI":
     """The official client, set up from OPENAI_API_KEY, OPENAI_BASE_URL, OPENAI_ORG_ID (or OPENAI_ORG).
 
-    It does not retry by itself: see ask_patiently. Raises UserError where neither a key nor an endpoint is set.
+    It does not retry by itself: see _ask_patiently. Raises UserError where neither a key nor an endpoint is set.
     """
     key, base_url = os.environ.get("OPENAI_API_KEY", "").strip(), os.environ.get("OPENAI_BASE_URL", "").strip()
     if not key and not base_url:
@@ -246,44 +292,6 @@ def openai_client() -> "openai.AsyncOpenAI":
         timeout=openai.Timeout(REQUEST_TIMEOUT_SEC, connect=5.0),
         max_retries=0,
     )
-
-
-async def ask_patiently(send: Callable[[], Awaitable[Result]], notice: Callable[[str], None]) -> Result:
-    """What send() returns, asked again after rate limits, server errors, lost connections and UnusableAnswer.
-
-    The client's own retries tell nobody why they wait, honour a Retry-After of two minutes at most, ask again where a
-    quota is exhausted, and take any body of status 200 for an answer. notice(text) is told about each wait. Raises a
-    Refusal that waiting does not help, and UserError after MAX_RETRIES retries.
-    """
-    import openai
-
-    for num_failures in range(1, MAX_RETRIES + 2):
-        asked_wait_sec = 0.0
-        try:
-            try:
-                return await send()
-            except openai.APIStatusError as error:
-                response = error.response
-                raise Refusal(response.status_code, response.text, str(response.url), response.headers) from None
-        except Refusal as refusal:
-            if not refusal.is_passing:
-                raise
-            reason, asked_wait_sec = refusal.message, refusal.wait_sec
-        except openai.APIConnectionError as error:
-            # The client's own text is "Connection error."; its cause says which.
-            reason = f"{error.request.url}: {str(error.__cause__ or '') or error.message}"
-        except UnusableAnswer as error:
-            reason = str(error)
-        if asked_wait_sec > MAX_RETRY_AFTER_SEC:
-            raise UserError(f"the server asks to wait {asked_wait_sec:.0f} s ({reason}). Start again after that.")
-        if num_failures > MAX_RETRIES:
-            break
-        # Jitter keeps requests that failed together from coming back together.
-        wait_sec = min(FIRST_WAIT_SEC * 2 ** (num_failures - 1), MAX_WAIT_SEC) * random.uniform(0.5, 1.5)
-        wait_sec = max(wait_sec, asked_wait_sec * random.uniform(1, 1.1))
-        notice(f"{reason}; retry {num_failures} of {MAX_RETRIES} in {wait_sec:.1f} s")
-        await asyncio.sleep(wait_sec)
-    raise UserError(f"{num_failures} attempts in a row failed; the last: {reason}")
 
 
 async def as_answered(
