@@ -262,9 +262,9 @@ class Generation:
     def show_counts(self) -> None:
         counts, silent_sec = self.counts, time.monotonic() - self.last_answer_at
         per_request = counts["kept"] / max(1, counts["requests"])
-        self.progress_bar.set_postfix_str(
-            f"{counts['requests']:,} requests, {counts['tokens']:,} tokens, {per_request:.1f} kept/request; "
-            f"{self.num_open_requests} under way, last answer {silent_sec:.0f} s ago"
+        self.progress_bar.set_postfix_str(  # what a narrow terminal cuts off comes last
+            f"{self.num_open_requests} under way, last answer {silent_sec:.0f} s ago; "
+            f"{counts['requests']:,} requests, {counts['tokens']:,} tokens, {per_request:.1f} kept/request"
         )
 
     def start_requests(self, num_being_judged: int = 0) -> None:

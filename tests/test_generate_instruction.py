@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import termios
 import time
 
 import numpy as np
@@ -440,13 +441,15 @@ def test_an_interrupted_run_ends_orderly(signal_number, folder):
 
 def test_a_long_request_shows_life(folder):
     terminal, other_end = pty.openpty()
+    termios.tcsetwinsize(other_end, (24, 80))
     with OpenAIServer(None, faults=lambda number: "silent") as server:
         command = [sys.executable, *arguments(output_dir="out", request_batch_size=1, max_concurrent_requests=2)]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **server.environment}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), **server.environment}
         process = subprocess.Popen(command, cwd=folder, env=environment, stderr=other_end, stdout=subprocess.DEVNULL)
-        shown = b""
+        shown, end = b"", time.monotonic() + 60
         while b"2 under way, last answer 2 s ago" not in shown:
             shown += os.read(terminal, 4096)
+            assert time.monotonic() < end
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=30) == 130
 
