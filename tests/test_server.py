@@ -1,6 +1,7 @@
 """A model behind a server: where it is looked for, how it is asked, what is asked again, what ends a run."""
 
 import asyncio
+import contextlib
 import email.utils
 import time
 
@@ -280,40 +281,65 @@ def test_where_not_even_a_short_answer_fits_the_refusal_ends_the_run(environment
     assert sizes(server) == [3072, 67]
 
 
-@pytest.mark.parametrize("how", ["a stream that is closed", "requests that are given up"])
-def test_whoever_stops_asking_closes_the_connection(how, environment):
-    """The server sees the end, and need not write to nobody."""
+# Connections that end early
 
-    async def run() -> None:
-        num_ended = 0
+EVENT = b'data: {"choices": [{"index": 0, "delta": {"content": "word "}}]}\n\n'
+BEGINNING = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n" % (len(EVENT), EVENT)
 
-        async def serve(reader, writer):
-            nonlocal num_ended
-            await reader.readuntil(b"}")
-            is_stream = how.startswith("a stream")
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
-            event = b'data: {"choices": [{"index": 0, "delta": {"content": "word "}}]}\n\n'
-            writer.write(b"%x\r\n%s\r\n" % (len(event), event) if is_stream else b"")
-            await reader.read()  # to the end that the client makes
-            num_ended += 1
-            writer.close()
 
-        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+@contextlib.asynccontextmanager
+async def begins_to_answer(environment, beginning: bytes = BEGINNING, breaks_off: bool = False):
+    """A server that sends the beginning of an answer, and a list that grows with each client that has gone."""
+    gone = []
+
+    async def serve(reader, writer):
+        await reader.readuntil(b"}")
+        writer.write(beginning)
+        if not breaks_off:
+            await reader.read()  # to the client's end
+            gone.append(True)
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         environment(OPENAI_BASE_URL=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", no_proxy="127.0.0.1")
-        model = ServerModel("m", "chat", print)
-        if how.startswith("a stream"):
-            responses = model.stream("p", "p", max_tokens=9)
+        yield gone
+
+
+async def wait_for(gone: list, number: int) -> None:
+    async with asyncio.timeout(10):
+        while len(gone) < number:
+            await asyncio.sleep(0.02)
+
+
+def test_a_stream_that_is_closed_closes_its_connection(environment):
+    async def run() -> None:
+        async with begins_to_answer(environment) as gone:
+            responses = ServerModel("m", "chat", print).stream("p", "p", max_tokens=9)
             assert await anext(responses) == "word "
             await responses.aclose()
-        else:
+            await wait_for(gone, 1)
+
+    asyncio.run(run())
+
+
+def test_requests_that_are_given_up_close_their_connections(environment):
+    async def run() -> None:
+        async with begins_to_answer(environment, beginning=b"") as gone:
+            model = ServerModel("m", "chat", print)
             answers = module.as_answered(["p"] * 3, lambda prompt: model.complete([prompt], max_tokens=9), 3)
             waiting = asyncio.create_task(anext(answers))
             await asyncio.sleep(0.5)
             waiting.cancel()
-            await asyncio.gather(waiting, return_exceptions=True)
-        async with asyncio.timeout(5):
-            while num_ended < (1 if how.startswith("a stream") else 3):
-                await asyncio.sleep(0.02)
-        server.close()
+            await wait_for(gone, 3)
 
     asyncio.run(run())
+
+
+def test_a_stream_that_breaks_in_the_middle_is_an_error(environment):
+    async def run() -> None:
+        async with begins_to_answer(environment, breaks_off=True):
+            async for response in ServerModel("m", "chat", print).stream("p", "p", max_tokens=9):
+                assert response == "word "
+
+    with pytest.raises(UserError, match="the server broke off: the connection broke: "):
+        asyncio.run(run())

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from alpaca.inference.refusals import error_under_status_200
 
 if typing.TYPE_CHECKING:
-    import httpx
+    import httpx2
 
 # Servers call a response that was cut off after the last token allowed by these names; here it is "length".
 CUT_OFF = ("length", "max_tokens", "max_length", "model_length", "max_output_tokens")
@@ -119,14 +119,14 @@ def may_become_reasoning(text: str) -> bool:
 # ---- Streams ----
 
 
-async def read_stream(response: "httpx.Response", arguments: dict) -> AsyncIterator[str]:
+async def read_stream(response: "httpx2.Response", arguments: dict) -> AsyncIterator[str]:
     """The response so far, reasoning included, longer each time.
 
     An event is a line with "data:" and JSON; comments, names and empty events are passed over, "[DONE]" or a finish
     reason ends the response. A body without events is the whole answer, by a server that does not stream. Raises
     Refusal for an error in the stream, and UnusableAnswer where it ends before the response does.
     """
-    import httpx
+    import httpx2
 
     text, other_lines, is_ended, url = "", [], False, str(response.url)
     try:
@@ -151,7 +151,7 @@ async def read_stream(response: "httpx.Response", arguments: dict) -> AsyncItera
             yield read_answer(b"\n".join(other_lines).decode("utf-8", "replace"), arguments, url).completions[0][0]
         elif not is_ended:
             raise UnusableAnswer("the stream ended before the response did")
-    except httpx.HTTPError as error:
+    except httpx2.HTTPError as error:
         raise UnusableAnswer(f"the connection broke: {error or type(error).__name__}") from None
     except (ValueError, TypeError, AttributeError):
         raise UnusableAnswer(f"an event of the stream is no piece of a completion: {line[:200]!r}") from None
@@ -160,7 +160,7 @@ async def read_stream(response: "httpx.Response", arguments: dict) -> AsyncItera
 
 
 async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The lines in a body that comes in chunks. Only "\\n" ends one: httpx, for text, also splits at what may stand
+    """The lines in a body that comes in chunks. Only "\\n" ends one: httpx2, for text, also splits at what may stand
     within a JSON string."""
     rest = b""
     async for chunk in chunks:
