@@ -180,15 +180,10 @@ def parse_reply(
     A reply in a form of its own (bold labels, code fences, numbers from 1) is read as what it means where that gives
     more tasks, unless drop_malformed is False.
     """
-    first_number = num_prompt_instructions + 1
-    plain = strip_repeated_label(text, first_number)
-    as_it_is = parse_completion(num_prompt_instructions, plain, finish_reason, drop_malformed)
-    tidied = as_completion(text, first_number)
-    if not drop_malformed or tidied == plain:
-        return as_it_is
-    return max(
-        as_it_is, parse_completion(num_prompt_instructions, tidied, finish_reason), key=lambda read: len(read[0])
-    )
+    number = num_prompt_instructions + 1
+    texts = [strip_repeated_label(text, number), *([as_completion(text, number)] if drop_malformed else [])]
+    readings = [parse_completion(num_prompt_instructions, t, finish_reason, drop_malformed) for t in texts]
+    return max(readings, key=lambda reading: len(reading[0]))  # of equals the first
 
 
 # ---- The loop ----
