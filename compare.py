@@ -22,6 +22,7 @@ from alpaca.evaluation.predictions import Pair, Task, load_pairs, load_tasks, pr
 from alpaca.evaluation.win_rate import human_table, judge_table
 from alpaca.inference import local
 from alpaca.inference.local import Decoding
+from alpaca.inference.refusals import PromptRefused
 from alpaca.inference.server import ServerModel, as_answered, chat_message, check_api
 from alpaca.row_files import AppendOnlyFile, read_settings_and_rows
 from utils import UserError, check_output_path, format_prompt, jdump, jload, read_text, run_commands, shipped
@@ -100,7 +101,8 @@ def generate(
             model = local.load_model(model_name_or_path, cache_dir)
             responses = local.generate(model, prompts, decoding, batch_size, seed)
         for index, output, finish_reason in with_progress(responses, len(tasks), len(done), "responses"):
-            file.append({"index": index, "output": output.strip(), "finish_reason": finish_reason})
+            output = "" if finish_reason == "refused" else output.strip()
+            file.append({"index": index, "output": output, "finish_reason": finish_reason})
         write_predictions(file.rows, tasks, generator, Path(instructions_path).stem, output_path)
         partial_path.unlink()
 
@@ -109,8 +111,13 @@ def write_predictions(rows: list[dict], tasks: list[Task], generator: str, datas
     """Write the collected responses in the order of their tasks."""
     outputs = {row["index"]: row["output"] for row in rows}
     jdump([prediction(task, outputs[i], generator, dataset) for i, task in enumerate(tasks)], output_path)
-    num_cut = sum(row["finish_reason"] == "length" for row in rows)
-    print(f"{output_path} holds {len(tasks):,} responses; {num_cut:,} were cut off at --max_new_tokens.")
+    reasons = [row["finish_reason"] for row in rows]
+    num_empty = sum(not row["output"] for row in rows)
+    empty = (
+        f"; {num_empty:,} are empty, {reasons.count('refused'):,} of them refused by the server" if num_empty else ""
+    )
+    cut = f"{reasons.count('length'):,} were cut off at --max_new_tokens"
+    print(f"{output_path} holds {len(tasks):,} responses; {cut}{empty}.")
 
 
 def check_complete(output_path: str, tasks: list[Task], generator: str) -> None:
@@ -124,14 +131,24 @@ def check_complete(output_path: str, tasks: list[Task], generator: str) -> None:
 
 
 def ask_concurrently(model_name: str, api: str, decoding: Decoding, requests, max_concurrent_requests: int):
-    """(item, response, finish reason) for every (item, prompt, chat message) in requests, as a server answers."""
+    """(item, response, finish reason) for every (item, prompt, chat message) in requests, as a server answers.
+
+    A prompt that the server refuses for good has the refusal for its response, and "refused" for its reason.
+    """
     from tqdm import tqdm
 
-    model = ServerModel(model_name, api, notice=lambda text: tqdm.write(text, file=sys.stderr))
+    def notice(text: str) -> None:
+        tqdm.write(text, file=sys.stderr)
+
+    model = ServerModel(model_name, api, notice)
 
     async def ask(request) -> tuple[str, str | None]:
         _, prompt, message = request
-        return (await model.complete([prompt], message, **decoding.openai_arguments())).completions[0]
+        try:
+            return (await model.complete([prompt], message, **decoding.openai_arguments())).completions[0]
+        except PromptRefused as refusal:
+            notice(f"passed over: {refusal}")
+            return str(refusal), "refused"
 
     # An event loop that is driven from here, so that the caller's loop is a plain one.
     with asyncio.Runner() as runner:
@@ -207,7 +224,7 @@ def judge(
         requests = ((item, prompt, prompt) for item in items for prompt in [judge_prompt(template, *item)])
         replies = ask_concurrently(model_name, api, decoding, requests, max_concurrent_requests) if items else ()
         for (pair, first), reply, finish_reason in with_progress(replies, 2 * len(pairs), len(done), "verdicts"):
-            verdict = read_verdict(reply) if finish_reason != "length" else "unparsable"
+            verdict = {"length": "unparsable", "refused": "refused"}.get(finish_reason) or read_verdict(reply)
             row = {"instruction": pair.task.instruction, "input": pair.task.input, "first": first, "verdict": verdict}
             file.append({**row, "reply": reply})
         print(judge_table(names, file.rows))

@@ -87,6 +87,8 @@ def judge_table(names: tuple[str, str], verdicts: list[dict]) -> str:
         ),
         ("unparsable", f"{num_unparsable} of {len(verdicts)} verdicts; {len(complete) - len(decided)} pairs left out"),
     ]
+    if num_refused := sum(row["verdict"] == "refused" for row in verdicts):
+        lines.append(("refused", f"{num_refused} of these, by the judge's server"))
     if len(complete) < len(by_pair):
         lines.append(("not finished", f"{len(by_pair) - len(complete)} pairs judged in one order only, left out"))
     return _format(names, lines)
@@ -128,15 +130,15 @@ def _common_lines(names: tuple[str, str], groups: list[list[int]], rows: list[di
     num_first, num_second = verdicts.count("first"), verdicts.count("second")
     num_chosen = num_first + num_second
     bias = f"the first response won {num_first} of {num_chosen} verdicts that chose one{_share(num_first, num_chosen)}"
-    win_rate = f"{100 * (wins + ties / 2) / n:.1f}%  (95% bootstrap interval {100 * low:.1f}% to {100 * high:.1f}%)"
+    interval = f"95% bootstrap interval {100 * low:.1f}% to {100 * high:.1f}%"
     return [
         ("pairs", f"{len(groups)}"),
         ("wins", f"{wins}{_share(wins, n)}"),
         ("losses", f"{losses}{_share(losses, n)}"),
         ("ties", f"{ties}{_share(ties, n)}"),
-        ("win rate", win_rate if n else "-"),
-        ("sign test", f"p = {p:.3g}  (pairs won against pairs lost)"),
-        ("position bias", f"{bias}; by chance p = {sign_test(num_first, num_second):.3g}"),
+        ("win rate", f"{100 * (wins + ties / 2) / n:.1f}%  ({interval})" if n else "-"),
+        ("sign test", f"p = {p:.3g}  (pairs won against pairs lost)" if n else "-"),
+        ("position bias", f"{bias}; by chance p = {sign_test(num_first, num_second):.3g}" if num_chosen else "-"),
     ]
 
 
