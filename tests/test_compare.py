@@ -68,7 +68,7 @@ def test_a_judge_that_prefers_the_first_response_gives_position_bias_and_half_th
     assert "ours  against  theirs" in result.stdout
     assert "win rate           50.0%  (95% interval 34.8% to 65.2%)" in result.stdout
     assert "the first response won 80 of 80 verdicts that chose one  (100.0%)" in result.stdout
-    assert "orders disagree  40 of 40 pairs  (100.0%); in 40 the first response won twice, in 0 the" in result.stdout
+    assert "orders disagree    40 of 40 pairs  (100.0%); in 40 the first response won twice, in 0 the" in result.stdout
     assert "ties               40  (100.0%)" in result.stdout
     assert all(request["body"]["temperature"] == 0 for request in server.requests)
 
