@@ -3,11 +3,12 @@
 python compare.py generate --model_name_or_path <model folder> --instructions_path eval.jsonl --output_path a.json
 python compare.py judge --predictions_1 a.json --predictions_2 b.json --model_name <judge> --output_path verdicts.jsonl
 python compare.py human --predictions_1 a.json --predictions_2 b.json --output_path votes.jsonl
-python compare.py report --verdicts_path verdicts.jsonl
+python compare.py report --verdicts_path verdicts.jsonl --figure win_rates.png
+python compare.py plan --win_rate 0.6 --ties 0.3
 
 `generate` writes <output_path> in AlpacaEval's format; `judge` and `human` append each verdict to <output_path> as it
-comes and end with a table. All three continue when started again. The model behind a server is asked through the
-OpenAI API at OPENAI_BASE_URL.
+comes and end with a table. All three continue when started again. `report` prints that table, and draws its win rates
+to <figure>. The model behind a server is asked through the OpenAI API at OPENAI_BASE_URL.
 """
 
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
@@ -19,13 +20,25 @@ import sys
 from pathlib import Path
 
 from alpaca.evaluation.predictions import Pair, Task, load_pairs, load_tasks, prediction
-from alpaca.evaluation.win_rate import human_table, judge_table
+from alpaca.evaluation.results import FIGURE_TITLE, draw, human_table, judge_table, judged_pairs, rated_pairs
+from alpaca.evaluation.win_rate import num_pairs_needed
 from alpaca.inference import local
 from alpaca.inference.local import Decoding
 from alpaca.inference.refusals import PromptRefused
 from alpaca.inference.server import ServerModel, as_answered, chat_message, check_api
 from alpaca.row_files import AppendOnlyFile, read_settings_and_rows
-from utils import UserError, check_output_path, format_prompt, jdump, jload, read_text, run_commands, shipped
+from utils import (
+    UserError,
+    check_figure_path,
+    check_output_path,
+    format_prompt,
+    jdump,
+    jload,
+    read_text,
+    run_commands,
+    save_figure,
+    shipped,
+)
 
 # ---- Responses ----
 
@@ -226,7 +239,7 @@ def judge(
         for (pair, first), reply, finish_reason in with_progress(replies, 2 * len(pairs), len(done), "verdicts"):
             verdict = {"length": "unparsable", "refused": "refused"}.get(finish_reason) or read_verdict(reply)
             row = {"instruction": pair.task.instruction, "input": pair.task.input, "first": first, "verdict": verdict}
-            file.append({**row, "reply": reply})
+            file.append({**row, "lengths": pair.lengths, "reply": reply})
         print(judge_table(names, file.rows))
 
 
@@ -292,18 +305,48 @@ def human(
         print(human_table(names, file.rows))
 
 
-def report(verdicts_path: str) -> None:
+# ---- Results ----
+
+
+def report(verdicts_path: str, figure: str | None = None) -> None:
     """Print the table of a file that `judge` or `human` has written, also while it is being written.
 
     Args:
         verdicts_path: JSON lines file with their verdicts.
+        figure: PNG or SVG file that gets a picture of the win rates with their intervals.
     """
+    if figure:
+        check_figure_path(figure, FIGURE_TITLE)
     settings, rows = read_settings_and_rows(verdicts_path)
-    tables = {"judge": judge_table, "human": human_table}
-    if settings.get("kind") not in tables:
+    kinds = {"judge": (judge_table, judged_pairs), "human": (human_table, rated_pairs)}
+    if settings.get("kind") not in kinds:
         raise UserError(f"{verdicts_path}: not a file of `compare.py judge` or `compare.py human`.")
-    print(tables[settings["kind"]]((settings["model_1"], settings["model_2"]), rows))
+    names = settings["model_1"], settings["model_2"]
+    table, pairs = kinds[settings["kind"]]
+    print(table(names, rows))
+    if figure:
+        save_figure(draw(names, pairs(rows)), [figure], FIGURE_TITLE)
+        print(f"Wrote {figure}.")
+
+
+def plan(win_rate: float, ties: float = 0.0) -> None:
+    """Say how many pairs an evaluation takes to show a difference: with 80% power in a sign test at the 5% level.
+
+    Args:
+        win_rate: of the better model, ties being half a win: 0.6, say.
+        ties: share of pairs that neither model will win.
+    """
+    if not 0 <= ties < 1:
+        raise UserError(f"--ties {ties}: takes a share from 0, below 1.")
+    if not 0.505 <= win_rate <= 1:
+        raise UserError(f"--win_rate {win_rate}: takes that of the better model, from 0.505 to 1.")
+    if win_rate > 1 - ties / 2:
+        raise UserError(f"--win_rate {win_rate}: with {ties} of the pairs tied, it is at most {1 - ties / 2:g}.")
+    print(
+        f"{num_pairs_needed(win_rate, ties):,} pairs, {ties:.1%} of them tied, show a true win rate of {win_rate:.1%} "
+        "with 80% power (sign test at the 5% level)."
+    )
 
 
 if __name__ == "__main__":
-    run_commands({"generate": generate, "judge": judge, "human": human, "report": report})
+    run_commands({"generate": generate, "judge": judge, "human": human, "report": report, "plan": plan})
