@@ -283,11 +283,9 @@ def decode_batch(
     cache = None
     while rows:
         positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
-        arguments = {
-            "attention_mask": mask,
-            "position_ids": positions,
-            "logits_to_keep": 1,
-        }  # not every architecture takes them
+        arguments = {"position_ids": positions, "logits_to_keep": 1}  # not every architecture takes them
+        if cache_name == "past_key_values":  # Mamba's would put a whole row's mask on the one new token
+            arguments["attention_mask"] = mask
         arguments = {name: value for name, value in arguments.items() if name in accepted}
         with torch.inference_mode():
             output = local.model(input_ids=input_ids, **{cache_name: cache}, use_cache=True, **arguments)
@@ -305,7 +303,9 @@ def decode_batch(
             rows, index = [rows[i] for i in kept], torch.tensor(kept, dtype=torch.long, device=device)
             tokens, mask = tokens[index], mask[index]
             if rows:
-                select_rows(cache, index)
+                # Made for beam search: unlike batch_select_indices, all layers know it in transformers 5.23, those of
+                # convolutions and linear attention among them.
+                cache.reorder_cache(index)
         input_ids = tokens[:, None]
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
 
@@ -317,22 +317,12 @@ def cache_argument(model) -> str:
 
 
 def takes_batches(model) -> bool:
-    """Whether prompts of different lengths can stand in one batch, and rows be taken out of it. Not in models that
-    know no mask of padding, as recurrent ones with a state of their own (RWKV, xLSTM)."""
+    """Whether prompts of different lengths can stand in one batch, and rows be taken out of it. Not in models without
+    attention (Mamba, RWKV, xLSTM), whose state goes on over padding, and not in MiniMax, whose cache, in transformers
+    5.23, cannot take rows out."""
     accepted = inspect.signature(model.forward).parameters
-    return "attention_mask" in accepted and cache_argument(model) != "state"
-
-
-def select_rows(cache: "transformers.Cache", index: "torch.Tensor") -> None:
-    """Keep the rows of a batch that index names, LongTensor[kept], in a model's cache, whatever its layers are."""
-    from transformers import Cache
-
-    if type(cache).batch_select_indices is Cache.batch_select_indices:
-        # What beam search does with a cache: unlike batch_select_indices, all layers know it in transformers 5.23,
-        # those of convolutions and linear attention among them.
-        cache.reorder_cache(index)
-    else:
-        cache.batch_select_indices(index)  # MiniMax's own cache knows this alone
+    is_attentive = cache_argument(model) == "past_key_values" and "attention_mask" in accepted
+    return is_attentive and model.config.model_type != "minimax"
 
 
 def seed_of(seed: int | None, index: int) -> int:
