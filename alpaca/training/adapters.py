@@ -90,6 +90,6 @@ def merge(output_dir: Path, base_model: transformers.PreTrainedModel, tokenizer)
     adapter_dir = output_dir / "adapter"
     adapter_dir.mkdir(exist_ok=True)
     tokenizer.save_pretrained(adapter_dir)
-    for name in ("adapter_config.json", "adapter_model.safetensors", "README.md"):
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
         os.replace(output_dir / name, adapter_dir / name)
     move_model(output_dir / UNFINISHED / "model", output_dir)
