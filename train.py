@@ -397,6 +397,10 @@ def train() -> None:
     say(data_module["train_dataset"].summary())
     check_same_data(checkpoint, data_module["train_dataset"])
     show_memory_table(meta_model, lora_args, training_args)
+    repository = None
+    if training_args.push_to_hub and training_args.should_save:
+        repository = card.create_repository(training_args)
+    training_args.push_to_hub = False  # the Trainer would upload what is not finished
 
     transformers.set_seed(training_args.seed)
     model = load_model(model_args, config, tokenizer, num_new_tokens, lora_args, training_args)
@@ -406,10 +410,6 @@ def train() -> None:
         compute_loss_on_response_only(model)
     if training_args.compile_layers:
         compile_layers(model)
-    repository = None
-    if training_args.push_to_hub and training_args.should_save:
-        repository = card.create_repository(training_args)
-    training_args.push_to_hub = False  # the Trainer would upload what is not finished
     stop_on_sigterm = SaveAndStopOnSigterm()
     trainer = AlpacaTrainer(
         model=model,

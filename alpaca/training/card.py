@@ -165,10 +165,9 @@ def upload(repo_id: str, args: TrainingArguments) -> None:
 
 @contextlib.contextmanager
 def hub_errors_in_one_line(where: str, advice: str) -> Iterator[None]:
-    import httpx
-    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+    import httpx2
 
     try:
         yield
-    except (OSError, ValueError, httpx.HTTPError, HfHubHTTPError, LocalTokenNotFoundError) as error:
+    except (OSError, ValueError, httpx2.HTTPError) as error:
         raise UserError(f"{where}: the Hub did not take it ({' '.join(str(error).split())}). {advice}") from None

@@ -45,8 +45,11 @@ def chat_template(tokenizer: transformers.PreTrainedTokenizerBase) -> str:
     that. A system message goes before the first instruction. apply_chat_template adds no special tokens, so the
     template starts with the one that the tokenizer put before every training example, if it did.
     """
-    first_id = tokenizer("a").input_ids[0]
-    bos = "{{- bos_token }}" if first_id == tokenizer.bos_token_id else ""
+    bos, ids = "", tokenizer(WITHOUT_INPUT).input_ids
+    if ids[0] == tokenizer.bos_token_id:
+        joined = tokenizer(tokenizer.bos_token + WITHOUT_INPUT, add_special_tokens=False).input_ids
+        # Some tokenizers put a space before the first word of a text only where no other token stands before it.
+        bos = "{{- bos_token }}" if joined[:2] == ids[:2] else "{{- bos_token + ' ' }}"
     return (
         "{%- macro text(content) %}{% if content is string %}{{ content }}{% else %}"
         "{% for part in content if part.type == 'text' %}{{ part.text }}{% endfor %}{% endif %}{% endmacro %}"

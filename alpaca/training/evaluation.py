@@ -28,8 +28,8 @@ def check(data_args: DataArguments, training_args: TrainingArguments) -> None:
         raise UserError("--eval_data_path and --eval_size exclude each other: name the file, or hold out examples.")
     if training_args.eval_strategy != "no" and not size and not data_args.eval_data_path:
         raise UserError(
-            f"--eval_strategy {training_args.eval_strategy.value} needs examples that are not trained on: --eval_data_path "
-            "with a file of them, or --eval_size 200, say, to hold out some of --data_path."
+            f"--eval_strategy {training_args.eval_strategy.value} needs examples that are not trained on: "
+            "--eval_data_path with a file of them, or --eval_size 200, say, to hold out some of --data_path."
         )
 
 
