@@ -431,7 +431,11 @@ def train() -> None:
     if lora_args.merge_lora and training_args.should_save:
         transformers.integrations.unset_hf_deepspeed_config()  # ZeRO would spread the base over all ranks again
         base_model = load_model(model_args, config, tokenizer, num_new_tokens, LoraArguments(), training_args)
-        adapters.merge(Path(training_args.output_dir), base_model, tokenizer)
+        merged = adapters.merge(Path(training_args.output_dir), base_model, tokenizer)
+        if lora_args.load_in_4bit:
+            base_model = load_model(model_args, config, tokenizer, num_new_tokens, lora_args, training_args)
+            output_dir, dataset = Path(training_args.output_dir), data_module["train_dataset"]
+            say(adapters.divergence_line(base_model, merged, output_dir, dataset))
     if training_args.should_save:
         history = trainer.state.log_history
         card.write(model_args, lora_args, training_args, data_module["train_dataset"], history)
