@@ -44,21 +44,25 @@ CSS = """
 # ---- The model ----
 
 
-def responder(model_name_or_path: str | None, model_name: str | None, api: str, cache_dir: str | None):
+def responder(
+    model_name_or_path: str | None, model_name: str | None, api: str, cache_dir: str | None, prompt: str = "auto"
+):
     """respond(instruction, input, decoding, seed), an async iterator of the growing response; the model is loaded."""
     if (model_name_or_path is None) == (model_name is None):
         raise UserError("name either --model_name_or_path (local) or --model_name (on a server).")
     if model_name is None:
-        local = load_model(model_name_or_path, cache_dir)
+        local = load_model(model_name_or_path, cache_dir, prompt)
 
         async def respond(instruction: str, input: str, decoding: Decoding, seed: int | None = None):
-            responses = stream(local, format_prompt(instruction, input), decoding, seed)
+            responses = stream(local, local.prompt(instruction, input), decoding, seed)
             # In a thread, so that the event loop stays free for other users.
             while (response := await asyncio.to_thread(next, responses, None)) is not None:
                 yield response
 
         return respond
 
+    if prompt != "auto":
+        raise UserError("--prompt is about local models; how a server is asked, --api says.")
     check_api(api)
     model = ServerModel(model_name, api, notice=lambda text: print(text, file=sys.stderr))
     asyncio.run(model.check_reachable())
@@ -80,6 +84,7 @@ def chat(
     temperature: float = 0.7,
     top_p: float = 0.9,
     seed: int | None = None,
+    prompt: str = "auto",
     api: str = "auto",
     cache_dir: str | None = None,
 ) -> None:
@@ -92,12 +97,13 @@ def chat(
         temperature: 0 always takes the likeliest token; higher is more varied.
         top_p: draw from the likeliest tokens that together have this probability.
         seed: makes the responses of a local model repeatable.
+        prompt: how to ask a local model; alpaca, chat (its chat template), or auto: chat where it has one of its own.
         api: how to ask a server; completions, chat, or auto, which begins with chat.
         cache_dir: where models from the Hub are kept.
     """
     decoding = Decoding(max_new_tokens, temperature, top_p)
     decoding.check()
-    respond = responder(model_name_or_path, model_name, api, cache_dir)
+    respond = responder(model_name_or_path, model_name, api, cache_dir, prompt)
     with asyncio.Runner() as runner:
 
         def answer(instruction: str, input: str) -> None:
@@ -173,6 +179,7 @@ def web(
     max_concurrent_generations: int = 2,
     host: str = "127.0.0.1",
     port: int = 7860,
+    prompt: str = "auto",
     api: str = "auto",
     cache_dir: str | None = None,
 ) -> None:
@@ -187,6 +194,7 @@ def web(
         max_concurrent_generations: responses written at the same time; other users wait in line.
         host: address to serve at; 0.0.0.0 lets in whoever reaches this machine.
         port: port to serve at.
+        prompt: how to ask a local model; alpaca, chat (its chat template), or auto: chat where it has one of its own.
         api: how to ask a server; completions, chat, or auto, which begins with chat.
         cache_dir: where models from the Hub are kept.
     """
@@ -196,7 +204,7 @@ def web(
     if max_concurrent_generations < 1:
         raise UserError(f"--max_concurrent_generations {max_concurrent_generations}: takes a number from 1.")
     check_port(host, port)
-    respond = responder(model_name_or_path, model_name, api, cache_dir)
+    respond = responder(model_name_or_path, model_name, api, cache_dir, prompt)
     defaults = Decoding(max_new_tokens, temperature, top_p)
     serve(build_page(respond, defaults, max_concurrent_generations), host, port, CSS)
 

@@ -141,6 +141,27 @@ def check_output_path(path: str | os.PathLike) -> None:
         raise UserError(f"{path}: no permission to write there.")
 
 
+def check_figure_path(path: str | os.PathLike, title: str) -> None:
+    """Raise UserError, before any work, where save_figure cannot write, or would replace a file without that title."""
+    check_output_path(path)
+    if Path(path).suffix not in (".png", ".svg"):
+        raise UserError(f"{path}: a figure's name ends in .png or .svg.")
+    with os_errors_in_one_line(path):
+        if Path(path).exists() and title.encode() not in Path(path).read_bytes():
+            raise UserError(f"{path}: not a figure of this script, so it stays. Name another file.")
+
+
+def save_figure(figure, paths: list[str | os.PathLike], title: str) -> None:
+    """Write a matplotlib Figure in the format of each path's suffix, the same bytes in every run. The title, in the
+    metadata, is how check_figure_path knows it again."""
+    import matplotlib
+
+    for path in paths:
+        # Without a salt the ids in an SVG file are random; any will do.
+        with matplotlib.rc_context({"svg.hashsalt": "diversity"}), atomic_write(path, "wb") as f:
+            figure.savefig(f, format=Path(path).suffix[1:], metadata={"Title": title, "Date": None})
+
+
 def shipped(path: str) -> str:
     """path, or, where it is a bare name and no such file is here, the file of this name that ships with the project.
 

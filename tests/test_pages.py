@@ -19,7 +19,7 @@ import pytest
 
 from alpaca.evaluation.predictions import Pair, Task
 from alpaca.evaluation.rating_page import BlindEvaluation
-from alpaca.evaluation.win_rate import human_table
+from alpaca.evaluation.results import human_table
 from alpaca.row_files import AppendOnlyFile
 from data.openai_server import OpenAIServer
 from tests.helpers.browser import Recorder, browser, free_port, resize, wait_for, wait_for_port
