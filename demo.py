@@ -12,10 +12,12 @@ an instruction, or instruction, tab, input; instruction and response are printed
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
 import asyncio
+import contextlib
 import html
 import sys
 
 from alpaca.inference.local import Decoding, load_model, stream
+from alpaca.inference.refusals import PromptRefused
 from alpaca.inference.server import ServerModel, chat_message, check_api
 from utils import UserError, format_prompt, run_commands
 
@@ -123,6 +125,8 @@ def answer_lines(lines, answer) -> None:
         try:
             print("Response: ", end="", flush=True)
             answer(instruction, input)
+        except PromptRefused as error:
+            print(f"[{error}]")
         except UserError as error:
             raise UserError(f"line {number}: {error}") from None
         print()
@@ -152,9 +156,12 @@ def converse(answer) -> None:
 async def show(responses) -> None:
     """Print a growing response as it grows. Control characters, which a terminal would obey, are left out."""
     shown = ""
-    async for response in responses:
-        text = "".join(c for c in response if c.isprintable() or c in "\n\t")
-        if text.startswith(shown):
+    async with contextlib.aclosing(responses):  # stopped, it closes its connection at once
+        async for response in responses:
+            text = "".join(c for c in response if c.isprintable() or c in "\n\t")
+            if not text.startswith(shown):  # what was shown has turned out to be the model's reasoning
+                print("\n\n", end="")
+                shown = ""
             print(text[len(shown) :], end="", flush=True)
             shown = text
     print()
@@ -217,8 +224,9 @@ def build_page(respond, defaults: Decoding, max_concurrent_generations: int):
         decoding = Decoding(min(int(max_new_tokens), defaults.max_new_tokens), temperature, top_p)
         try:
             decoding.check()
-            async for response in respond(instruction.strip(), input.strip(), decoding):
-                yield response
+            async with contextlib.aclosing(respond(instruction.strip(), input.strip(), decoding)) as responses:
+                async for response in responses:
+                    yield response
         except UserError as error:
             raise gr.Error(html.escape(str(error)), print_exception=False) from None
 
