@@ -44,7 +44,6 @@ CONFIGS = {
     "falcon_h1": {**DIMS, "mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 16},
     "minimax": {**DIMS, "head_dim": 16, "layer_types": ["linear_attention", "full_attention"], "num_local_experts": 2},
     "rwkv": {"hidden_size": 32, "attention_hidden_size": 32, "num_hidden_layers": 2, "context_length": 1024},
-    "gemma3_text": {**DIMS, "head_dim": 16, "sliding_window": 16},
 }
 
 
