@@ -143,7 +143,7 @@ def test_a_rater_goes_all_the_way_and_learns_nothing_of_the_models(predictions, 
             assert hint.decode() not in driver.page_source
     assert [row["verdict"] for row in votes_in(votes)] == ["first", "second", "tie", "skip"]
     assert "secret-model-alpha  against  secret-model-beta" in server.printed
-    assert "skipped        1 of 4" in server.printed
+    assert "skipped            1 of 4" in server.printed
     assert "ties               1  (33.3%)" in server.printed
     assert "Traceback" not in server.complained
 
