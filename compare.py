@@ -24,6 +24,7 @@ from alpaca.evaluation.results import FIGURE_TITLE, draw, human_table, judge_tab
 from alpaca.evaluation.win_rate import num_pairs_needed
 from alpaca.inference import local
 from alpaca.inference.local import Decoding
+from alpaca.inference.refusals import PromptRefused
 from alpaca.inference.server import ServerModel, as_answered, chat_message, check_api
 from alpaca.row_files import AppendOnlyFile, read_settings_and_rows
 from utils import (
@@ -53,6 +54,7 @@ def generate(
     top_p: float = 1.0,
     batch_size: int = 32,
     seed: int | None = None,
+    prompt: str = "auto",
     api: str = "auto",
     max_concurrent_requests: int = 8,
     cache_dir: str | None = None,
@@ -70,6 +72,7 @@ def generate(
         top_p: draw from the likeliest tokens that together have this probability.
         batch_size: responses that a local model writes at the same time.
         seed: of a local model's draws; a response depends on it and on the place of its task in the file.
+        prompt: how to ask a local model; alpaca, chat (its chat template), or auto: chat where it has one of its own.
         api: how to ask a server; completions, chat, or auto, which begins with chat.
         max_concurrent_requests: requests to a server under way at the same time, at most.
         cache_dir: where models from the Hub are kept.
@@ -85,6 +88,11 @@ def generate(
     check_output_path(output_path)
     tasks = load_tasks(instructions_path)
     name = model_name or model_name_or_path
+    prompt_form = None  # a server's own affair
+    if model_name_or_path:
+        prompt_form = local.find_prompt_form(local.load_tokenizer(model_name_or_path, cache_dir), prompt)
+    elif prompt != "auto":
+        raise UserError("--prompt is about local models; how a server is asked, --api says.")
     generator = generator or name.rstrip("/").rpartition("/")[2]
     settings = {
         "model": name,
@@ -93,58 +101,85 @@ def generate(
         "temperature": temperature,
         "top_p": top_p,
         "seed": seed,
+        "prompt": prompt_form,
         "api": api,
     }
     if Path(output_path).exists():
-        check_complete(output_path, tasks, generator)
+        check_complete(output_path, tasks, generator, prompt_form)
         print(f"{output_path} already holds all {len(tasks):,} responses.")
         return
     partial_path = Path(f"{output_path}.partial")
     with AppendOnlyFile(partial_path, settings) as file:
         done = {row["index"] for row in file.rows}
         remaining = {i: task for i, task in enumerate(tasks) if i not in done}
-        prompts = {i: format_prompt(task.instruction, task.input) for i, task in remaining.items()}
         if not remaining:
             responses = iter(())
         elif model_name:
-            requests = ((i, prompts[i], chat_message(task.instruction, task.input)) for i, task in remaining.items())
+            requests = (
+                (i, format_prompt(task.instruction, task.input), chat_message(task.instruction, task.input))
+                for i, task in remaining.items()
+            )
             responses = ask_concurrently(model_name, api, decoding, requests, max_concurrent_requests)
         else:
-            model = local.load_model(model_name_or_path, cache_dir)
+            model = local.load_model(model_name_or_path, cache_dir, prompt_form)
+            prompts = {i: model.prompt(task.instruction, task.input) for i, task in remaining.items()}
             responses = local.generate(model, prompts, decoding, batch_size, seed)
         for index, output, finish_reason in with_progress(responses, len(tasks), len(done), "responses"):
-            file.append({"index": index, "output": output.strip(), "finish_reason": finish_reason})
-        write_predictions(file.rows, tasks, generator, Path(instructions_path).stem, output_path)
+            output = "" if finish_reason == "refused" else output.strip()
+            file.append({"index": index, "output": output, "finish_reason": finish_reason})
+        write_predictions(file.rows, tasks, generator, Path(instructions_path).stem, output_path, prompt_form)
         partial_path.unlink()
 
 
-def write_predictions(rows: list[dict], tasks: list[Task], generator: str, dataset: str, output_path: str) -> None:
+def write_predictions(
+    rows: list[dict], tasks: list[Task], generator: str, dataset: str, output_path: str, prompt_form: str | None
+) -> None:
     """Write the collected responses in the order of their tasks."""
     outputs = {row["index"]: row["output"] for row in rows}
-    jdump([prediction(task, outputs[i], generator, dataset) for i, task in enumerate(tasks)], output_path)
-    num_cut = sum(row["finish_reason"] == "length" for row in rows)
-    print(f"{output_path} holds {len(tasks):,} responses; {num_cut:,} were cut off at --max_new_tokens.")
+    entries = [prediction(task, outputs[i], generator, dataset) for i, task in enumerate(tasks)]
+    if prompt_form:
+        entries = [{**entry, "prompt": prompt_form} for entry in entries]
+    jdump(entries, output_path)
+    reasons = [row["finish_reason"] for row in rows]
+    num_empty = sum(not row["output"] for row in rows)
+    empty = (
+        f"; {num_empty:,} are empty, {reasons.count('refused'):,} of them refused by the server" if num_empty else ""
+    )
+    cut = f"{reasons.count('length'):,} were cut off at --max_new_tokens"
+    print(f"{output_path} holds {len(tasks):,} responses; {cut}{empty}.")
 
 
-def check_complete(output_path: str, tasks: list[Task], generator: str) -> None:
+def check_complete(output_path: str, tasks: list[Task], generator: str, prompt_form: str | None) -> None:
     """Raise UserError where a file that exists is not the complete output of this command."""
     entries = jload(output_path)
     expected = [(task.text, generator) for task in tasks]
     if not isinstance(entries, list) or expected != [
-        (entry.get("instruction"), entry.get("generator")) for entry in entries if isinstance(entry, dict)
+        (entry.get("instruction"), entry.get("generator"))
+        for entry in entries
+        if isinstance(entry, dict) and entry.get("prompt", prompt_form) == prompt_form
     ]:
         raise UserError(f"{output_path} exists and holds something else. Name another file, or move it away.")
 
 
 def ask_concurrently(model_name: str, api: str, decoding: Decoding, requests, max_concurrent_requests: int):
-    """(item, response, finish reason) for every (item, prompt, chat message) in requests, as a server answers."""
+    """(item, response, finish reason) for every (item, prompt, chat message) in requests, as a server answers.
+
+    A prompt that the server refuses for good has the refusal for its response, and "refused" for its reason.
+    """
     from tqdm import tqdm
 
-    model = ServerModel(model_name, api, notice=lambda text: tqdm.write(text, file=sys.stderr))
+    def notice(text: str) -> None:
+        tqdm.write(text, file=sys.stderr)
+
+    model = ServerModel(model_name, api, notice)
 
     async def ask(request) -> tuple[str, str | None]:
         _, prompt, message = request
-        return (await model.complete([prompt], message, **decoding.openai_arguments())).completions[0]
+        try:
+            return (await model.complete([prompt], message, **decoding.openai_arguments())).completions[0]
+        except PromptRefused as refusal:
+            notice(f"passed over: {refusal}")
+            return str(refusal), "refused"
 
     # An event loop that is driven from here, so that the caller's loop is a plain one.
     with asyncio.Runner() as runner:
@@ -220,7 +255,7 @@ def judge(
         requests = ((item, prompt, prompt) for item in items for prompt in [judge_prompt(template, *item)])
         replies = ask_concurrently(model_name, api, decoding, requests, max_concurrent_requests) if items else ()
         for (pair, first), reply, finish_reason in with_progress(replies, 2 * len(pairs), len(done), "verdicts"):
-            verdict = read_verdict(reply) if finish_reason != "length" else "unparsable"
+            verdict = {"length": "unparsable", "refused": "refused"}.get(finish_reason) or read_verdict(reply)
             row = {"instruction": pair.task.instruction, "input": pair.task.input, "first": first, "verdict": verdict}
             file.append({**row, "lengths": pair.lengths, "reply": reply})
         print(judge_table(names, file.rows))

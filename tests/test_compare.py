@@ -14,7 +14,7 @@ import pytest
 
 import compare
 from alpaca.evaluation.predictions import Pair, Task, load_pairs, load_predictions, load_tasks
-from alpaca.evaluation.results import draw, judged_pairs
+from alpaca.evaluation.results import draw, human_table, judge_table, judged_pairs
 from compare import judge_prompt, read_verdict
 from data.openai_server import OpenAIServer
 from tests.helpers.commands import ROOT, assert_fails_in_one_line, run_script
@@ -159,6 +159,43 @@ def test_unparsable_verdicts_are_counted_and_their_pairs_left_out(predictions, t
     assert "unparsable         3 of 80 verdicts; 2 pairs left out" in result.stdout
     assert "wins               38  (100.0%)" in result.stdout
     assert "the first response won 38 of 77" in result.stdout
+
+
+FILTERED = (400, {"error": {"message": "The prompt was filtered.", "code": "content_filter"}})
+
+
+def test_a_judge_that_reasons_refuses_and_says_nothing_is_counted_for_what_it_says(predictions, tmp_path):
+    def answer(prompt):
+        if "Do thing 7." in prompt:
+            return FILTERED
+        if "Do thing 8." in prompt:
+            return "", "stop"
+        return "<think>\nVerdict: 2\nWait, no.\n</think>\n\nThe first is right.\nVerdict: 1"
+
+    with OpenAIServer(answer) as server:
+        result = run_script(*judge_flags(predictions, tmp_path), **server.environment)
+        assert result.returncode == 0, result.stderr
+        assert "unparsable         4 of 80 verdicts; 2 pairs left out\n  refused            2 of these" in result.stdout
+        assert "the first response won 76 of 76" in result.stdout
+        assert result.stderr.count("passed over: ") == 2
+        num_before = len(server.requests)
+        assert run_script(*judge_flags(predictions, tmp_path), **server.environment).stdout == result.stdout
+        assert len(server.requests) == num_before
+    refused = [row for row in rows(tmp_path / "verdicts.jsonl") if row["verdict"] == "refused"]
+    assert [row["instruction"] for row in refused] == ["Do thing 7."] * 2
+    assert all("The prompt was filtered." in row["reply"] for row in refused)
+
+
+@pytest.mark.parametrize("verdicts", [[], ["unparsable", "unparsable"], ["skip", "skip"], ["refused", "unparsable"]])
+def test_without_a_verdict_that_decides_a_pair_there_is_a_table_all_the_same(verdicts):
+    given = [
+        {"instruction": "a", "input": "", "rater": "r", "first": first, "verdict": verdict}
+        for first, verdict in enumerate(verdicts, start=1)
+    ]
+    for table in (judge_table(("a", "b"), given), human_table(("a", "b"), given)):
+        lines = dict(line.split(maxsplit=1) for line in table.replace("win rate", "win_rate").splitlines()[1:])
+        assert (lines["pairs"], lines["wins"], lines["win_rate"]) == ("0", "0", "-")
+        assert "nan" not in table
 
 
 def test_a_killed_judge_run_goes_on_without_asking_or_counting_twice(predictions, tmp_path):
@@ -385,6 +422,23 @@ def test_a_server_with_a_short_context_answers_with_as_many_tokens_as_fit(tmp_pa
         result = run_script(*flags, "--max_concurrent_requests", "1", **server.environment)
     assert result.returncode == 0, result.stderr
     assert [request["body"]["max_tokens"] for request in server.requests] == [512] + [261] * 40
+
+
+def test_a_prompt_that_a_server_refuses_and_an_empty_response_are_recorded_and_counted(tmp_path):
+    def answer(prompt):
+        if "Do thing 7." in prompt:
+            return FILTERED
+        return ("", "length") if "Do thing 8." in prompt else "<think>\nSo be it.\n</think>\n\nDone."
+
+    tasks, output = write_tasks(tmp_path / "eval.json"), tmp_path / "out.json"
+    flags = ("compare.py", "generate", "--instructions_path", tasks, "--output_path", output, "--model_name", "m")
+    with OpenAIServer(answer) as server:
+        result = run_script(*flags, **server.environment)
+    assert result.returncode == 0, result.stderr
+    outputs = [entry["output"] for entry in json.loads(output.read_text())]
+    assert outputs == ["" if i in (7, 8) else "Done." for i in range(40)]
+    assert "holds 40 responses; 1 were cut off at --max_new_tokens; 2 are empty, 1 of them refused" in result.stdout
+    assert result.stderr.count("passed over: ") == 1
 
 
 def test_a_killed_generate_run_loses_and_doubles_nothing(tmp_path):

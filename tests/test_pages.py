@@ -322,6 +322,26 @@ def test_a_conversation_in_the_terminal_streams_from_a_server():
     )
 
 
+def test_a_line_that_a_server_refuses_leaves_the_next_its_answer():
+    message = {"role": "assistant", "content": "<think>Hm</think>\n\nIn one piece."}
+    plain = (200, {"choices": [{"index": 0, "finish_reason": "stop", "message": message}]})
+    faults = {0: (400, {"error": {"message": "Your input was flagged."}}), 1: plain}
+    with OpenAIServer(lambda prompt: "<think> Hm. </think> Word by word.", faults=faults.get) as server:
+        result = subprocess.run(
+            [sys.executable, "demo.py", "chat", "--model_name", "m"],
+            input="a\nb\nc\n",
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=ROOT,
+            env={**os.environ, **server.environment},
+        )
+    assert "Your input was flagged.).]\n" in result.stdout
+    assert result.stdout.endswith(
+        "Instruction: b\nResponse: In one piece.\n\nInstruction: c\nResponse: Word by word.\n\n"
+    )
+
+
 def test_a_conversation_in_the_terminal_goes_on_after_a_response_is_stopped(tiny_llama):
     terminal, other_end = pty.openpty()
     command = [sys.executable, "demo.py", "chat", "--model_name_or_path", tiny_llama, *UNENDING]

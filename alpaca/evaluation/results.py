@@ -67,6 +67,8 @@ def judge_table(names: tuple[str, str], verdicts: list[dict]) -> str:
         f"the first response won twice, in {len(opposed) - first_twice} the second",
         "unparsable": f"{num_unparsable} of {len(verdicts)} verdicts; {len(complete) - len(decided)} pairs left out",
     }
+    if num_refused := sum(row["verdict"] == "refused" for row in verdicts):
+        lines["refused"] = f"{num_refused} of these, by the judge's server"
     if len(complete) < len(by_pair):
         lines["not finished"] = f"{len(by_pair) - len(complete)} pairs judged in one order only, left out"
     return _format(names, lines)
@@ -107,9 +109,9 @@ def _common_lines(pairs: list[PairVotes], rows: list[dict]) -> dict[str, str]:
         "pairs": f"{len(pairs)}",
         **{label: f"{count}{_share(count, len(outcomes))}" for label, count in counts.items()},
         **_length_lines(pairs),
-        "sign test": f"p = {sign_test(pairs_won, pairs_lost):.3g}  (pairs won against pairs lost)",
-        "power": _power_line(len(pairs), sums.count(0)),
-        "position bias": f"{bias}; by chance p = {sign_test(num_first, num_second):.3g}",
+        "sign test": f"p = {sign_test(pairs_won, pairs_lost):.3g}  (pairs won against pairs lost)" if outcomes else "-",
+        "power": _power_line(len(pairs), sums.count(0)) if outcomes else "-",
+        "position bias": f"{bias}; by chance p = {sign_test(num_first, num_second):.3g}" if num_chosen else "-",
     }
 
 
