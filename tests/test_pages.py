@@ -143,8 +143,8 @@ def test_a_rater_goes_all_the_way_and_learns_nothing_of_the_models(predictions, 
             assert hint.decode() not in driver.page_source
     assert [row["verdict"] for row in votes_in(votes)] == ["first", "second", "tie", "skip"]
     assert "secret-model-alpha  against  secret-model-beta" in server.printed
-    assert "skipped        1 of 4" in server.printed
-    assert "ties           1  (33.3%)" in server.printed
+    assert "skipped            1 of 4" in server.printed
+    assert "ties               1  (33.3%)" in server.printed
     assert "Traceback" not in server.complained
 
 
@@ -198,8 +198,8 @@ def test_several_raters_vote_at_once_in_orders_of_their_own(tmp_path):
         assert 5 < sides.count(1) < 25
     rows = votes_in(path)
     assert len(rows) == 150 == len({(row["rater"], row["instruction"]) for row in rows})
-    assert "wins           150  (100.0%)" in table
-    assert "agreement      300 of 300 pairs of votes" in table
+    assert "wins               150  (100.0%)" in table
+    assert "agreement          300 of 300 pairs of votes" in table
     with AppendOnlyFile(path, {"kind": "human"}) as file:
         again = BlindEvaluation(pairs, file, seed=0)
         assert [pair.task.instruction for pair, _ in again.order("x")] == orders["x"]
