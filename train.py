@@ -1,11 +1,11 @@
-"""Fine-tune a causal language model on instruction data with the Hugging Face Trainer.
+r"""Fine-tune a causal language model on instruction data with the Hugging Face Trainer.
 
 torchrun --nproc_per_node=4 --master_port=29500 train.py --config configs/llama-7b.yaml \
     --model_name_or_path <llama checkpoint and tokenizer> --data_path ./alpaca_data.json --output_dir <out>
 python train.py --model_name_or_path facebook/opt-125m --data_path ./alpaca_data.json --output_dir <out>
 
 Writes to <output_dir> the model and its tokenizer, as from_pretrained loads them, trainer_state.json, and
-checkpoint-<step> folders, from which --resume_from_checkpoint True continues. `--help` lists every flag.
+checkpoint-<step> folders, from which --resume_from_checkpoint True continues. A quick try: --max_examples 100.
 """
 
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
@@ -16,6 +16,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from alpaca.training import flags
+
+if __name__ == "__main__":
+    flags.before_the_imports(sys.argv[1:], __doc__)  # which take seconds
 
 import accelerate
 import numpy as np
