@@ -12,6 +12,7 @@ checkpoint-<step> folders, from which --resume_from_checkpoint True continues. A
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -90,8 +91,14 @@ class SupervisedDataset(Dataset):
     the loss skips, over the tokens of the prompt. Raises UserError where no example has a label left.
     """
 
-    def __init__(self, data_path: str, tokenizer: transformers.PreTrainedTokenizerBase, cache_dir: str | None = None):
-        examples = load_examples(data_path, cache_dir)
+    def __init__(
+        self,
+        data_path: str,
+        tokenizer: transformers.PreTrainedTokenizerBase,
+        cache_dir: str | None = None,
+        max_examples: int | None = None,
+    ):
+        examples = load_examples(data_path, cache_dir)[:max_examples]
         sources = [format_prompt(example["instruction"], example["input"]) for example in examples]
         targets = [example["output"] + tokenizer.eos_token for example in examples]
         self.input_ids, self.source_lens = tokenize(sources, targets, tokenizer)
@@ -149,7 +156,7 @@ def make_supervised_data_module(
 ) -> dict:
     """The Trainer's arguments about data: train_dataset, eval_dataset (none), data_collator."""
     return {
-        "train_dataset": SupervisedDataset(data_args.data_path, tokenizer, cache_dir),
+        "train_dataset": SupervisedDataset(data_args.data_path, tokenizer, cache_dir, data_args.max_examples),
         "eval_dataset": None,
         "data_collator": DataCollatorForSupervisedDataset(tokenizer),
     }
@@ -379,7 +386,7 @@ def train() -> None:
     )
     if trainer.pop_callback(transformers.trainer_callback.ProgressCallback):
         trainer.add_callback(ProgressBar)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    result = trainer.train(resume_from_checkpoint=checkpoint)
     if stop_on_sigterm.stopped:
         say(
             f"stopped by SIGTERM after step {trainer.state.global_step} of {trainer.state.max_steps}. "
@@ -392,7 +399,21 @@ def train() -> None:
         base_model = load_model(model_args, config, tokenizer, num_new_tokens, LoraArguments(), training_args)
         adapters.merge(Path(training_args.output_dir), base_model, tokenizer)
     trainer.accelerator.wait_for_everyone()
-    say(f"model saved to {training_args.output_dir}")
+    say(closing_lines(trainer, result.metrics["train_runtime"], training_args.output_dir))
+
+
+def closing_lines(trainer: AlpacaTrainer, runtime_sec: float, output_dir: str) -> str:
+    """What a run came to: its length, its losses, and the command that talks to the model."""
+    state, num_tokens = trainer.state, trainer.total_tokens + int(trainer.num_tokens)
+    hours, minutes = divmod(round(runtime_sec) // 60, 60)
+    time_text = f"{hours} h {minutes:02} min" if hours else f"{minutes} min {round(runtime_sec) % 60:02} s"
+    speed = f"{num_tokens / runtime_sec:,.0f} tokens per second"
+    lines = [f"{state.global_step:,} steps, {state.epoch:.2f} epochs in {time_text}, {speed}"]
+    if logs := [log for log in state.log_history if "loss" in log]:  # none where --logging_steps exceeds all steps
+        lines.append("  to  ".join(f"loss {log['loss']:.4f} (step {log['step']:,})" for log in (logs[0], logs[-1])))
+    lines.append(f"model saved to {output_dir}")
+    lines.append(f"talk to it: python demo.py chat --model_name_or_path {shlex.quote(output_dir)}")
+    return "\n".join(lines)
 
 
 def show_memory_table(meta_model, lora_args: LoraArguments, training_args: TrainingArguments) -> None:

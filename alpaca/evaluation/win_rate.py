@@ -10,6 +10,7 @@ import collections
 import math
 
 NUM_RESAMPLES = 10_000
+WITHDRAWN = "withdrawn"  # takes back a rater's vote on a pair
 
 
 def outcome(row: dict) -> int | None:
@@ -92,8 +93,15 @@ def judge_table(names: tuple[str, str], verdicts: list[dict]) -> str:
     return _format(names, lines)
 
 
+def last_votes(rows: list[dict]) -> list[dict]:
+    """The vote of each rater on each pair that stands: the last one, where it is not withdrawn."""
+    last = {(row["rater"], row["instruction"], row["input"]): row for row in rows}
+    return [row for row in last.values() if row["verdict"] != WITHDRAWN]
+
+
 def human_table(names: tuple[str, str], votes: list[dict]) -> str:
-    """The result of a blind evaluation by any number of raters; every vote counts, except skips."""
+    """The result of a blind evaluation by any number of raters; every vote counts, except skips and withdrawn ones."""
+    votes = last_votes(votes)
     by_pair = collections.defaultdict(list)
     for row in votes:
         if outcome(row) is not None:

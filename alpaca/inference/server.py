@@ -135,8 +135,11 @@ class ServerModel:
 
         return await self._ask(send, prompts, message, **decoding)
 
-    async def stream(self, prompt: str, message: str, **decoding) -> AsyncIterator[str]:
-        """The response so far, longer each time. Raises UserError where the connection breaks in the middle."""
+    async def stream(self, prompt: str, message: str, **decoding) -> AsyncIterator[tuple[str, str]]:
+        """The response so far, longer each time, and why it ended ("stop", "length", "" before it has).
+
+        Raises UserError where the connection breaks in the middle.
+        """
         import openai
 
         async def send(endpoint, arguments: dict):
@@ -149,7 +152,7 @@ class ServerModel:
                     if chunk.choices:
                         choice = chunk.choices[0]
                         text += (choice.delta.content if hasattr(choice, "delta") else choice.text) or ""
-                        yield text.lstrip()
+                        yield text.lstrip(), choice.finish_reason or ""
         except openai.OpenAIError as error:
             raise UserError(f"the server broke off: {' '.join(str(error).split())[:200]}") from None
 

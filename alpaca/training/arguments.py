@@ -276,6 +276,8 @@ def parse_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments,
             argv = [*argv, "--fsdp", on_one_gpu["fsdp"]]
     if namespace.data_path is None:
         raise UserError("--data_path is missing: a JSON, JSON lines or Parquet file, or a dataset on the Hub.")
+    if namespace.max_examples is not None and namespace.max_examples < 1:
+        raise UserError(f"--max_examples {namespace.max_examples}: takes a number from 1.")
     try:
         return parser.parse_args_into_dataclasses(argv, look_for_args_file=False)[:4]
     except ValueError as error:  # two flags that exclude each other, or a value out of range
