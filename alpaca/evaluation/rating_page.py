@@ -46,7 +46,6 @@ CSS = """
 .gradio-container main { padding-bottom: 76px !important; }
 .votes button { flex: 1 1 0 !important; min-width: 0 !important; padding: 6px 2px !important; line-height: 1.2; }
 @media (max-width: 600px) {
-  .gradio-container main { padding-left: 6px !important; padding-right: 6px !important; }
   .card { padding: 8px 10px; }
   .votes { padding: 6px; gap: 4px !important; }
   .votes button { font-size: 14px !important; }

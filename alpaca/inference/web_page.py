@@ -18,6 +18,7 @@ if typing.TYPE_CHECKING:
 CSS = """
 .gradio-container { width: 100% !important; max-width: 1100px !important; margin: 0 auto !important;
                     padding: 0 !important; box-sizing: border-box; }
+.gradio-container .main { padding: 0 !important; }
 .gradio-container main { padding: 12px 14px !important; box-sizing: border-box; }
 footer { display: none !important; }
 .notice { font-size: 0.9em; line-height: 1.45; }
