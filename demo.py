@@ -37,9 +37,6 @@ CSS = """
 .buttons { gap: 8px !important; flex-wrap: wrap !important; }
 .buttons button { flex: 1 1 120px !important; }
 """
-SET_BUSY = """
-const setBusy = (busy) => { document.getElementById("run").disabled = busy; };
-"""
 
 
 # ---- The model ----
@@ -221,10 +218,13 @@ def build_page(about: str, respond, defaults: Decoding, max_concurrent_generatio
         decoding = Decoding(min(int(max_new_tokens), defaults.max_new_tokens), temperature, top_p)
         try:
             decoding.check()
+            yield "", gr.update(interactive=False)
             async for response, ended in respond(instruction.strip(), input.strip(), decoding):
                 cut = f", cut off after {decoding.max_new_tokens:,} tokens" if ended == "length" else ""
-                yield gr.update(value=response, label=f"Response{cut}")
+                yield gr.update(value=response, label=f"Response{cut}"), gr.update(interactive=False)
+            yield gr.skip(), gr.update(interactive=True)
         except UserError as error:
+            yield gr.skip(), gr.update(interactive=True)
             raise gr.Error(html.escape(str(error)), print_exception=False) from None
 
     with gr.Blocks(title="Alpaca", analytics_enabled=False) as page:
@@ -265,12 +265,10 @@ def build_page(about: str, respond, defaults: Decoding, max_concurrent_generatio
         options["concurrency_limit"] = max_concurrent_generations
         triggers = [run.click, instruction.submit, input.submit]
         # One event for all three, so that none is taken while a response is written.
-        event = gr.on(triggers, answer, [instruction, input, *settings], response, trigger_mode="once", **options)
-        # In the browser alone: at once, and in the order of what happens there.
-        locked, unlocked = ({"js": f"() => {{{SET_BUSY} setBusy({busy}); }}"} for busy in ("true", "false"))
-        gr.on(triggers, None, **locked, api_visibility="private")
-        event.then(None, **unlocked, api_visibility="private")
-        stop.click(None, cancels=event, **unlocked, api_visibility="private")
+        event = gr.on(
+            triggers, answer, [instruction, input, *settings], [response, run], trigger_mode="once", **options
+        )
+        stop.click(lambda: gr.update(interactive=True), None, run, cancels=event, queue=False, api_visibility="private")
     return page
 
 
