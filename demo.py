@@ -12,10 +12,12 @@ an instruction, or instruction, tab, input; instruction and response are printed
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
 import asyncio
+import contextlib
 import html
 import sys
 
 from alpaca.inference.local import Decoding, load_model, stream
+from alpaca.inference.refusals import PromptRefused
 from alpaca.inference.server import ServerModel, chat_message, check_api
 from utils import UserError, format_prompt, run_commands
 
@@ -42,22 +44,27 @@ CSS = """
 # ---- The model ----
 
 
-def responder(model_name_or_path: str | None, model_name: str | None, api: str, cache_dir: str | None):
+def responder(
+    model_name_or_path: str | None, model_name: str | None, api: str, cache_dir: str | None, prompt: str = "auto"
+):
     """What is asked and how, in words, and respond(instruction, input, decoding, seed): an async iterator of the
     growing response and why it ended, "stop" or "length", or "" before it has. The model is loaded."""
     if (model_name_or_path is None) == (model_name is None):
         raise UserError("name either --model_name_or_path (local) or --model_name (on a server).")
     if model_name is None:
-        local = load_model(model_name_or_path, cache_dir)
+        local = load_model(model_name_or_path, cache_dir, prompt)
 
         async def respond(instruction: str, input: str, decoding: Decoding, seed: int | None = None):
-            responses = stream(local, format_prompt(instruction, input), decoding, seed)
+            responses = stream(local, local.prompt(instruction, input), decoding, seed)
             # In a thread, so that the event loop stays free for other users.
             while (part := await asyncio.to_thread(next, responses, None)) is not None:
                 yield part
 
-        return f"{model_name_or_path}, asked with the Alpaca prompt", respond
+        form = "the Alpaca prompt" if local.prompt_form == "alpaca" else "its own chat template"
+        return f"{model_name_or_path}, asked with {form}", respond
 
+    if prompt != "auto":
+        raise UserError("--prompt is about local models; how a server is asked, --api says.")
     check_api(api)
     model = ServerModel(model_name, api, notice=lambda text: print(text, file=sys.stderr))
     asyncio.run(model.check_reachable())
@@ -79,6 +86,7 @@ def chat(
     temperature: float = 0.7,
     top_p: float = 0.9,
     seed: int | None = None,
+    prompt: str = "auto",
     api: str = "auto",
     cache_dir: str | None = None,
 ) -> None:
@@ -91,12 +99,13 @@ def chat(
         temperature: 0 always takes the likeliest token; higher is more varied.
         top_p: draw from the likeliest tokens that together have this probability.
         seed: makes the responses of a local model repeatable.
+        prompt: how to ask a local model; alpaca, chat (its chat template), or auto: chat where it has one of its own.
         api: how to ask a server; completions, chat, or auto, which begins with chat.
         cache_dir: where models from the Hub are kept.
     """
     decoding = Decoding(max_new_tokens, temperature, top_p)
     decoding.check()
-    about, respond = responder(model_name_or_path, model_name, api, cache_dir)
+    about, respond = responder(model_name_or_path, model_name, api, cache_dir, prompt)
     with asyncio.Runner() as runner:
 
         def answer(instruction: str, input: str) -> None:
@@ -118,6 +127,8 @@ def answer_lines(lines, answer) -> None:
         try:
             print("Response: ", end="", flush=True)
             answer(instruction, input)
+        except PromptRefused as error:
+            print(f"[{error}]")
         except UserError as error:
             raise UserError(f"line {number}: {error}") from None
         print()
@@ -153,13 +164,16 @@ def converse(answer, about: str) -> None:
 async def show(responses) -> None:
     """Print a growing response as it grows. Control characters, which a terminal would obey, are left out."""
     shown = ""
-    async for response, ended in responses:
-        text = "".join(c for c in response if c.isprintable() or c in "\n\t")
-        if text.startswith(shown):
+    async with contextlib.aclosing(responses):  # stopped, it closes its connection at once
+        async for response, ended in responses:
+            text = "".join(c for c in response if c.isprintable() or c in "\n\t")
+            if not text.startswith(shown):  # what was shown has turned out to be the model's reasoning
+                print("\n\n", end="")
+                shown = ""
             print(text[len(shown) :], end="", flush=True)
             shown = text
-        if ended == "length":
-            print(" [cut off at --max_new_tokens]", end="")
+            if ended == "length":
+                print(" [cut off at --max_new_tokens]", end="")
     print()
 
 
@@ -175,6 +189,7 @@ def web(
     max_concurrent_generations: int = 2,
     host: str = "127.0.0.1",
     port: int = 7860,
+    prompt: str = "auto",
     api: str = "auto",
     cache_dir: str | None = None,
 ) -> None:
@@ -189,6 +204,7 @@ def web(
         max_concurrent_generations: responses written at the same time; other users wait in line.
         host: address to serve at; 0.0.0.0 lets in whoever reaches this machine.
         port: port to serve at.
+        prompt: how to ask a local model; alpaca, chat (its chat template), or auto: chat where it has one of its own.
         api: how to ask a server; completions, chat, or auto, which begins with chat.
         cache_dir: where models from the Hub are kept.
     """
@@ -198,7 +214,7 @@ def web(
     if max_concurrent_generations < 1:
         raise UserError(f"--max_concurrent_generations {max_concurrent_generations}: takes a number from 1.")
     check_port(host, port)
-    about, respond = responder(model_name_or_path, model_name, api, cache_dir)
+    about, respond = responder(model_name_or_path, model_name, api, cache_dir, prompt)
     defaults = Decoding(max_new_tokens, temperature, top_p)
     serve(build_page(about, respond, defaults, max_concurrent_generations), host, port, CSS)
 
@@ -219,9 +235,10 @@ def build_page(about: str, respond, defaults: Decoding, max_concurrent_generatio
         try:
             decoding.check()
             yield "", gr.update(interactive=False)
-            async for response, ended in respond(instruction.strip(), input.strip(), decoding):
-                cut = f", cut off after {decoding.max_new_tokens:,} tokens" if ended == "length" else ""
-                yield gr.update(value=response, label=f"Response{cut}"), gr.update(interactive=False)
+            async with contextlib.aclosing(respond(instruction.strip(), input.strip(), decoding)) as responses:
+                async for response, ended in responses:
+                    cut = f", cut off after {decoding.max_new_tokens:,} tokens" if ended == "length" else ""
+                    yield gr.update(value=response, label=f"Response{cut}"), gr.update(interactive=False)
             yield gr.skip(), gr.update(interactive=True)
         except UserError as error:
             yield gr.skip(), gr.update(interactive=True)

@@ -12,7 +12,7 @@ import typing
 from dataclasses import dataclass
 
 from alpaca.evaluation.predictions import Pair
-from alpaca.evaluation.win_rate import WITHDRAWN, last_votes
+from alpaca.evaluation.results import WITHDRAWN, last_votes
 from alpaca.inference.web_page import import_gradio
 from alpaca.row_files import AppendOnlyFile
 from utils import UserError
@@ -125,7 +125,7 @@ class BlindEvaluation:
 
     def _append(self, rater: str, pair: Pair, first: int, verdict: str) -> None:
         task = {"instruction": pair.task.instruction, "input": pair.task.input}
-        self._file.append({"rater": rater, **task, "first": first, "verdict": verdict})
+        self._file.append({"rater": rater, **task, "first": first, "verdict": verdict, "lengths": pair.lengths})
 
     def vote(self, rater: str, position: int, verdict: str) -> bool:
         """Save a vote; it is on disk when this returns. False, and nothing saved, where the rater has voted on that
