@@ -86,7 +86,7 @@ def generate(
         if value < 1:
             raise UserError(f"--{flag} {value}: takes a number from 1.")
     check_output_path(output_path)
-    tasks = load_tasks(instructions_path)
+    tasks = load_tasks(shipped(instructions_path))
     name = model_name or model_name_or_path
     prompt_form = None  # a server's own affair
     if model_name_or_path:
@@ -200,7 +200,7 @@ async def next_or_none(answers):
 def with_progress(items, total: int, initial: int, unit: str):
     from tqdm import tqdm
 
-    yield from tqdm(items, total=total, initial=initial, unit=f" {unit}")
+    return tqdm(items, total=total, initial=initial, unit=f" {unit}")
 
 
 def digest(texts) -> str:
@@ -211,6 +211,7 @@ def digest(texts) -> str:
 # ---- Verdicts of a model ----
 
 VERDICT = re.compile(r"\W*verdict\W+(1|2|tie)\W*", re.IGNORECASE)
+MANY_UNPARSABLE = 10  # after so many, the user hears of it while there is still time
 VERDICT_NAMES = {"1": "first", "2": "second", "tie": "tie"}
 
 
@@ -221,7 +222,7 @@ def judge(
     output_path: str,
     prompt_path: str = "./judge_prompt.txt",
     api: str = "auto",
-    max_new_tokens: int = 1024,
+    max_new_tokens: int = 256,
     max_concurrent_requests: int = 8,
 ) -> None:
     """Have a model behind an OpenAI-compatible server compare two models' responses, each pair in both orders.
@@ -254,11 +255,24 @@ def judge(
         ]
         requests = ((item, prompt, prompt) for item in items for prompt in [judge_prompt(template, *item)])
         replies = ask_concurrently(model_name, api, decoding, requests, max_concurrent_requests) if items else ()
-        for (pair, first), reply, finish_reason in with_progress(replies, 2 * len(pairs), len(done), "verdicts"):
+        num_unparsable = 0
+        progress = with_progress(replies, 2 * len(pairs), len(done), "verdicts")
+        for (pair, first), reply, finish_reason in progress:
             verdict = {"length": "unparsable", "refused": "refused"}.get(finish_reason) or read_verdict(reply)
             row = {"instruction": pair.task.instruction, "input": pair.task.input, "first": first, "verdict": verdict}
             file.append({**row, "lengths": pair.lengths, "reply": reply})
+            num_unparsable += verdict == "unparsable"
+            progress.set_postfix_str(f"{num_unparsable} unparsable")
+            if verdict == "unparsable" and num_unparsable == MANY_UNPARSABLE:
+                progress.write(many_unparsable(reply, finish_reason), file=sys.stderr)
         print(judge_table(names, file.rows))
+
+
+def many_unparsable(reply: str, finish_reason: str | None) -> str:
+    """What to do about a judge whose replies hold no verdict, of which reply is one."""
+    advice = "Raise --max_new_tokens." if finish_reason == "length" else "Try another judge, or another --prompt_path."
+    end = " ".join(reply.split())[-100:]
+    return f"warning: {MANY_UNPARSABLE} replies without exactly one verdict; the last one ends: {end!r}. {advice}"
 
 
 def load_judge_prompt(path: str) -> str:

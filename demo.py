@@ -47,7 +47,8 @@ CSS = """
 def responder(
     model_name_or_path: str | None, model_name: str | None, api: str, cache_dir: str | None, prompt: str = "auto"
 ):
-    """respond(instruction, input, decoding, seed), an async iterator of the growing response; the model is loaded."""
+    """What is asked and how, in words, and respond(instruction, input, decoding, seed): an async iterator of the
+    growing response and why it ended, "stop" or "length", or "" before it has. The model is loaded."""
     if (model_name_or_path is None) == (model_name is None):
         raise UserError("name either --model_name_or_path (local) or --model_name (on a server).")
     if model_name is None:
@@ -56,10 +57,11 @@ def responder(
         async def respond(instruction: str, input: str, decoding: Decoding, seed: int | None = None):
             responses = stream(local, local.prompt(instruction, input), decoding, seed)
             # In a thread, so that the event loop stays free for other users.
-            while (response := await asyncio.to_thread(next, responses, None)) is not None:
-                yield response
+            while (part := await asyncio.to_thread(next, responses, None)) is not None:
+                yield part
 
-        return respond
+        form = "the Alpaca prompt" if local.prompt_form == "alpaca" else "its own chat template"
+        return f"{model_name_or_path}, asked with {form}", respond
 
     if prompt != "auto":
         raise UserError("--prompt is about local models; how a server is asked, --api says.")
@@ -71,7 +73,7 @@ def responder(
         prompt, message = format_prompt(instruction, input), chat_message(instruction, input)
         return model.stream(prompt, message, **decoding.openai_arguments())
 
-    return respond
+    return f"{model_name}, on a server, asked in the form that the server's API has", respond
 
 
 # ---- In the terminal ----
@@ -103,14 +105,14 @@ def chat(
     """
     decoding = Decoding(max_new_tokens, temperature, top_p)
     decoding.check()
-    respond = responder(model_name_or_path, model_name, api, cache_dir, prompt)
+    about, respond = responder(model_name_or_path, model_name, api, cache_dir, prompt)
     with asyncio.Runner() as runner:
 
         def answer(instruction: str, input: str) -> None:
             runner.run(show(respond(instruction, input, decoding, seed)))
 
         if sys.stdin.isatty():
-            converse(answer)
+            converse(answer, about)
         else:
             answer_lines(sys.stdin, answer)
 
@@ -132,15 +134,21 @@ def answer_lines(lines, answer) -> None:
         print()
 
 
-def converse(answer) -> None:
+def converse(answer, about: str) -> None:
     """Ask for an instruction and an input, show the response, and so on until the end of the input (Ctrl-D)."""
-    print(f"{NOTICE}\n\nCtrl-C stops a response, Ctrl-D ends the conversation.")
+    import readline  # noqa: F401  gives input() its line editing and history
+
+    print(f"{NOTICE}\n\nModel: {about}.")
+    print("Ctrl-C stops a response or drops a line that you have begun, Ctrl-D ends the conversation.")
     while True:
         try:
-            instruction = input("\nInstruction: ").strip()
+            print()
+            instruction = input("Instruction: ").strip()
             if not instruction:
                 continue
             context = input("Input (Enter for none): ").strip()
+        except KeyboardInterrupt:
+            continue
         except EOFError:
             print()
             return
@@ -157,13 +165,15 @@ async def show(responses) -> None:
     """Print a growing response as it grows. Control characters, which a terminal would obey, are left out."""
     shown = ""
     async with contextlib.aclosing(responses):  # stopped, it closes its connection at once
-        async for response in responses:
+        async for response, ended in responses:
             text = "".join(c for c in response if c.isprintable() or c in "\n\t")
             if not text.startswith(shown):  # what was shown has turned out to be the model's reasoning
                 print("\n\n", end="")
                 shown = ""
             print(text[len(shown) :], end="", flush=True)
             shown = text
+            if ended == "length":
+                print(" [cut off at --max_new_tokens]", end="")
     print()
 
 
@@ -204,12 +214,12 @@ def web(
     if max_concurrent_generations < 1:
         raise UserError(f"--max_concurrent_generations {max_concurrent_generations}: takes a number from 1.")
     check_port(host, port)
-    respond = responder(model_name_or_path, model_name, api, cache_dir, prompt)
+    about, respond = responder(model_name_or_path, model_name, api, cache_dir, prompt)
     defaults = Decoding(max_new_tokens, temperature, top_p)
-    serve(build_page(respond, defaults, max_concurrent_generations), host, port, CSS)
+    serve(build_page(about, respond, defaults, max_concurrent_generations), host, port, CSS)
 
 
-def build_page(respond, defaults: Decoding, max_concurrent_generations: int):
+def build_page(about: str, respond, defaults: Decoding, max_concurrent_generations: int):
     """The page: instruction, input, the response as it is written, and how it is decoded."""
     from alpaca.inference.web_page import import_gradio
 
@@ -224,18 +234,27 @@ def build_page(respond, defaults: Decoding, max_concurrent_generations: int):
         decoding = Decoding(min(int(max_new_tokens), defaults.max_new_tokens), temperature, top_p)
         try:
             decoding.check()
+            yield "", gr.update(interactive=False)
             async with contextlib.aclosing(respond(instruction.strip(), input.strip(), decoding)) as responses:
-                async for response in responses:
-                    yield response
+                async for response, ended in responses:
+                    cut = f", cut off after {decoding.max_new_tokens:,} tokens" if ended == "length" else ""
+                    yield gr.update(value=response, label=f"Response{cut}"), gr.update(interactive=False)
+            yield gr.skip(), gr.update(interactive=True)
         except UserError as error:
+            yield gr.skip(), gr.update(interactive=True)
             raise gr.Error(html.escape(str(error)), print_exception=False) from None
 
     with gr.Blocks(title="Alpaca", analytics_enabled=False) as page:
         gr.Markdown("# Talk to an instruction-following model")
-        gr.Markdown(NOTICE, elem_classes="notice")
+        gr.HTML(f'<div class="notice">Model: {html.escape(about)}</div><div class="notice">{html.escape(NOTICE)}</div>')
         # Text boxes show a response as text, whatever is in it.
         instruction = gr.Textbox(
-            label="Instruction", lines=2, max_length=MAX_CHARS, autofocus=True, elem_id="instruction"
+            label="Instruction",
+            info="Enter begins a new line, Shift+Enter asks for the response.",
+            lines=2,
+            max_length=MAX_CHARS,
+            autofocus=True,
+            elem_id="instruction",
         )
         input = gr.Textbox(label="Input (optional)", lines=2, max_length=MAX_CHARS, elem_id="input")
         with gr.Row(elem_classes="buttons"):
@@ -261,11 +280,12 @@ def build_page(respond, defaults: Decoding, max_concurrent_generations: int):
         page.queue(max_size=MAX_WAITING, default_concurrency_limit=max_concurrent_generations)
         options = {"api_visibility": "private", "concurrency_id": "responses", "show_progress": "minimal"}
         options["concurrency_limit"] = max_concurrent_generations
-        events = [
-            trigger(answer, [instruction, input, *settings], response, **options)
-            for trigger in (run.click, instruction.submit, input.submit)
-        ]
-        stop.click(None, cancels=events, api_visibility="private")
+        triggers = [run.click, instruction.submit, input.submit]
+        # One event for all three, so that none is taken while a response is written.
+        event = gr.on(
+            triggers, answer, [instruction, input, *settings], [response, run], trigger_mode="once", **options
+        )
+        stop.click(lambda: gr.update(interactive=True), None, run, cancels=event, queue=False, api_visibility="private")
     return page
 
 

@@ -245,10 +245,15 @@ def _percent(part: int, whole: int) -> str:
 
 
 def markdown_table(columns: dict[str, dict[str, str]]) -> str:
-    """Measures as rows, files as columns."""
+    """Measures as rows, files as columns, aligned for a terminal."""
     names = list(next(iter(columns.values())))
-    lines = [["", *columns], ["---", *["---:"] * len(columns)]]
-    lines += [[name, *[column[name] for column in columns.values()]] for name in names]
+    lines = [["", *columns], *[[name, *[column[name] for column in columns.values()]] for name in names]]
+    first, *others = (max(map(len, cells)) for cells in zip(*lines, strict=True))
+    rule = ["-" * first, *["-" * (width - 1) + ":" for width in others]]
+    lines = [
+        [line[0].ljust(first), *[cell.rjust(width) for cell, width in zip(line[1:], others, strict=True)]]
+        for line in [lines[0], rule, *lines[1:]]
+    ]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 

@@ -1,11 +1,11 @@
-"""Fine-tune a causal language model on instruction data with the Hugging Face Trainer.
+r"""Fine-tune a causal language model on instruction data with the Hugging Face Trainer.
 
 torchrun --nproc_per_node=4 --master_port=29500 train.py --config configs/llama-7b.yaml \
     --model_name_or_path <llama checkpoint and tokenizer> --data_path ./alpaca_data.json --output_dir <out>
 python train.py --model_name_or_path facebook/opt-125m --data_path ./alpaca_data.json --output_dir <out>
 
 Writes to <output_dir> the model and its tokenizer, as from_pretrained loads them, trainer_state.json, and
-checkpoint-<step> folders, from which --resume_from_checkpoint True continues. `--help` lists every flag.
+checkpoint-<step> folders, from which --resume_from_checkpoint True continues. A quick try: --max_examples 100.
 """
 
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
@@ -13,11 +13,17 @@ checkpoint-<step> folders, from which --resume_from_checkpoint True continues. `
 import copy
 import json
 import os
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from alpaca.training import flags
+
+if __name__ == "__main__":
+    flags.before_the_imports(sys.argv[1:], __doc__)  # which take seconds
 
 import accelerate
 import numpy as np
@@ -99,6 +105,7 @@ class SupervisedDataset(Dataset):
         data_path: str | Sequence[str],
         tokenizer: transformers.PreTrainedTokenizerBase,
         cache_dir: str | None = None,
+        max_examples: int | None = None,
     ):
         self.paths = [data_path] if isinstance(data_path, str) else list(data_path)
         files = [load_examples(path, cache_dir) for path in self.paths]
@@ -108,7 +115,7 @@ class SupervisedDataset(Dataset):
         self.num_repeated = sum(count > 1 for count in in_files.values())
         self.model_max_length = tokenizer.model_max_length
         self.input_ids, self.answers, self.num_shortened = [], [], 0
-        self.add([example for examples in files for example in examples], tokenizer)
+        self.add([example for examples in files for example in examples][:max_examples], tokenizer)
         self.lengths = np.array([len(ids) for ids in self.input_ids])
         # Nothing predicts the first token.
         self.num_labels = np.array([sum(end - max(start, 1) for start, end in spans) for spans in self.answers])
@@ -194,7 +201,8 @@ def make_supervised_data_module(
     seed: int = 42,
 ) -> dict:
     """The Trainer's arguments about data: train_dataset, eval_dataset (None without the flags), data_collator."""
-    train_dataset, eval_dataset = SupervisedDataset(data_args.data_path, tokenizer, cache_dir), None
+    train_dataset = SupervisedDataset(data_args.data_path, tokenizer, cache_dir, data_args.max_examples)
+    eval_dataset = None
     if data_args.eval_data_path:
         eval_dataset = SupervisedDataset(data_args.eval_data_path, tokenizer, cache_dir)
         evaluation.check_other_data(train_dataset, eval_dataset)
@@ -445,7 +453,7 @@ def train() -> None:
     )
     if trainer.pop_callback(transformers.trainer_callback.ProgressCallback):
         trainer.add_callback(ProgressBar)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    result = trainer.train(resume_from_checkpoint=checkpoint)
     if stop_on_sigterm.stopped:
         say(
             f"stopped by SIGTERM after step {trainer.state.global_step} of {trainer.state.max_steps}. "
@@ -467,7 +475,21 @@ def train() -> None:
     if repository:
         card.upload(repository, training_args)
     trainer.accelerator.wait_for_everyone()
-    say(f"model saved to {training_args.output_dir}")
+    say(closing_lines(trainer, result.metrics["train_runtime"], training_args.output_dir))
+
+
+def closing_lines(trainer: AlpacaTrainer, runtime_sec: float, output_dir: str) -> str:
+    """What a run came to: its length, its losses, and the command that talks to the model."""
+    state, num_tokens = trainer.state, trainer.total_tokens + int(trainer.num_tokens)
+    hours, minutes = divmod(round(runtime_sec) // 60, 60)
+    time_text = f"{hours} h {minutes:02} min" if hours else f"{minutes} min {round(runtime_sec) % 60:02} s"
+    speed = f"{num_tokens / runtime_sec:,.0f} tokens per second"
+    lines = [f"{state.global_step:,} steps, {state.epoch:.2f} epochs in {time_text}, {speed}"]
+    if logs := [log for log in state.log_history if "loss" in log]:  # none where --logging_steps exceeds all steps
+        lines.append("  to  ".join(f"loss {log['loss']:.4f} (step {log['step']:,})" for log in (logs[0], logs[-1])))
+    lines.append(f"model saved to {output_dir}")
+    lines.append(f"talk to it: python demo.py chat --model_name_or_path {shlex.quote(output_dir)}")
+    return "\n".join(lines)
 
 
 def show_memory_table(meta_model, lora_args: LoraArguments, training_args: TrainingArguments) -> None:

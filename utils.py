@@ -14,7 +14,9 @@ import inspect
 import json
 import os
 import re
+import shutil
 import sys
+import textwrap
 import types
 import typing
 from collections.abc import Callable, Iterator
@@ -199,16 +201,17 @@ def run_commands(commands: dict[str, Callable], argv: list[str] | None = None) -
     named 2024 becomes a number). Here names are compared with the signature first, and each value is read as its
     parameter's annotation says. A UserError becomes one line on stderr and exit code 1.
     """
-    import fire
-
     argv = sys.argv[1:] if argv is None else argv
     script = Path(sys.argv[0]).name
     try:
         if argv and argv[0] not in (*commands, "-h", "--help", "--"):
             hint = did_you_mean(argv[0], commands)
             raise UserError(f"no command {argv[0]!r}.{hint} Commands: {', '.join(commands)}.")
-        if {"-h", "--help"} & set(argv):
-            fire.Fire(commands, command=[name for name in argv[:1] if name in commands] + ["--help"], name=script)
+        if not argv or {"-h", "--help"} & set(argv):
+            print(command_help(argv[0], commands[argv[0]]) if argv and argv[0] in commands else script_help(commands))
+            return
+        import fire
+
         as_text = fire.decorators.SetParseFn(str)
         fire.Fire({name: as_text(_checked(name, f)) for name, f in commands.items()}, command=argv, name=script)
     except UserError as error:
@@ -217,6 +220,31 @@ def run_commands(commands: dict[str, Callable], argv: list[str] | None = None) -
     except KeyboardInterrupt:
         print(f"{script}: interrupted.", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def script_help(commands: dict[str, Callable]) -> str:
+    """The docstring of the commands' script, and what each of them does."""
+    doc = inspect.getdoc(inspect.getmodule(next(iter(commands.values())))) or ""
+    lines = [f"  {name:<12} {inspect.getdoc(f).splitlines()[0] if f.__doc__ else ''}" for name, f in commands.items()]
+    return "\n".join([doc, "", "Commands, each with a --help of its own:", *lines]).strip()
+
+
+def command_help(name: str, command: Callable) -> str:
+    """How a command is called in its script's docstring, what it does, and its flags: first those that it needs."""
+    script_doc = inspect.getdoc(inspect.getmodule(command)) or ""
+    examples = re.findall(rf"^ *(.*python\S* .*\b{name}\b(?:.*\\\n)*.*)$", script_doc, re.MULTILINE)
+    text, _, arguments = (inspect.getdoc(command) or name).partition("\nArgs:\n")
+    parts = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", arguments, re.MULTILINE)
+    texts = {parameter: " ".join(description.split()) for parameter, description in parts}
+    required, optional = [], []
+    for p in inspect.signature(command).parameters.values():
+        is_required = p.default is inspect.Parameter.empty
+        default = "" if is_required or p.default is None else f" ({p.default})"
+        width = min(shutil.get_terminal_size().columns, 110)
+        lines = textwrap.wrap(texts.get(p.name, "") + default, width - 6) or [""]
+        (required if is_required else optional).extend([f"  --{p.name}", *(f"      {line}".rstrip() for line in lines)])
+    groups = [[*examples], [text.strip()], ["Needed:", *required], ["Flags, with their defaults:", *optional]]
+    return "\n\n".join("\n".join(group) for group in groups if group and not group[-1].endswith(":"))
 
 
 def _checked(name: str, command: Callable) -> Callable:

@@ -153,6 +153,11 @@ def make_diff(path_raw: str, path_tuned: str, path_diff: str, device: str = "cpu
             manifest = Manifest(exact, architecture.prefix, architecture.tied, twins, tensors)
             manifest.write(directory, headers, {name: 4 * math.prod(shape) for name, shape in buffers.items()})
     print(describe_deviation(manifest))
+    if twins:
+        print(
+            f"{' and '.join(twins)}, which the tuned model ties to another tensor, is in the difference a second time: "
+            "the original script adds the base to each name. --exact True writes it once."
+        )
     if left_behind:
         print(f"Of {path_tuned}, this stays behind: {', '.join(left_behind)}.")
     print(f"Wrote {path_diff}.")

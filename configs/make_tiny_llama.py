@@ -10,6 +10,8 @@ of LLaMA's: <s> before every text, </s>, <unk>, no pad token.
 
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
+import os
+
 from utils import ROOT, format_prompt, run_commands
 
 FOLDER = ROOT / "configs" / "tiny-llama"
@@ -48,6 +50,7 @@ def base(output_dir: str, seed: int = 42) -> None:
         output_dir: Folder for weights, configuration and tokenizer.
         seed: That of the training run; 42 is the Trainer's default.
     """
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed, if installed, would warn that it looked for one
     import torch
     import transformers
 

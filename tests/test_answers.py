@@ -41,7 +41,9 @@ def asked(monkeypatch):
             async def ask() -> None:
                 for number in range(prompts):
                     if do_stream:
-                        results.append([text async for text in model.stream(f"p{number}", f"p{number}", max_tokens=99)])
+                        results.append(
+                            [text async for text, _ in model.stream(f"p{number}", f"p{number}", max_tokens=99)]
+                        )
                         continue
                     with contextlib.suppress(*passes_over):
                         answer = await model.complete([f"p{number}"], max_tokens=99, **decoding)

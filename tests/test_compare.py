@@ -161,6 +161,14 @@ def test_unparsable_verdicts_are_counted_and_their_pairs_left_out(predictions, t
     assert "the first response won 38 of 77" in result.stdout
 
 
+def test_a_judge_without_verdicts_is_counted_as_it_goes_and_warned_of(predictions, tmp_path):
+    with OpenAIServer(lambda prompt: "Both are fine.") as server:
+        result = run_script(*judge_flags(predictions, tmp_path), **server.environment)
+        assert server.requests[0]["body"]["max_tokens"] == 256
+    assert "10 replies without exactly one verdict; the last one ends: 'Both are fine.'" in result.stderr
+    assert "80 unparsable" in result.stderr
+
+
 FILTERED = (400, {"error": {"message": "The prompt was filtered.", "code": "content_filter"}})
 
 

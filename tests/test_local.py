@@ -76,7 +76,8 @@ def test_a_stream_grows_to_the_response(tiny_llama):
     local = load_model(str(tiny_llama))
     parts = list(stream(local, PROMPTS[0], Decoding(max_new_tokens=20)))
     [(_, response, _)] = generate(local, {0: PROMPTS[0]}, Decoding(max_new_tokens=20))
-    assert parts[-1] == response
+    assert parts[-1] == (response, "length")
+    assert {ended for _, ended in parts[:-1]} == {""}
     assert len(parts) > 5
 
 

@@ -18,16 +18,29 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from alpaca.evaluation.predictions import Pair, Task
-from alpaca.evaluation.rating_page import BlindEvaluation
+from alpaca.evaluation.rating_page import PAUSE_MS, BlindEvaluation
 from alpaca.evaluation.results import human_table
 from alpaca.row_files import AppendOnlyFile
 from data.openai_server import OpenAIServer
-from tests.helpers.browser import Recorder, browser, free_port, resize, wait_for, wait_for_port
+from tests.helpers.browser import Recorder, browser, free_port, low_contrast, resize, wait_for, wait_for_port
 from tests.helpers.commands import ROOT, assert_fails_in_one_line, run_script
 
 HOSTILE = "<img src=x onerror=\"document.title='broken'\"> ${1+1} {{value}} <b>bold</b> & more"
 NAMES = ("secret-model-alpha", "secret-model-beta")
 NUM_PAIRS = 4
+# Votes on pair 1, once more while the vote is under way, and once more as soon as pair 2 shows.
+IMPATIENT = """
+const press = (key) => document.body.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true}));
+press("1");
+press("2");
+const timer = setInterval(() => {
+  if (!document.body.innerText.includes("Pair 2 of 4")) return;
+  clearInterval(timer);
+  press("2");
+  arguments[0]();
+}, 10);
+"""
+BOX = "return arguments[0].getBoundingClientRect().toJSON()"
 
 
 @pytest.fixture
@@ -90,8 +103,10 @@ def text_of(driver) -> str:
 
 
 def press(driver, keys) -> None:
+    """Press a key, no sooner after a pair shows than the page takes it for meant."""
     from selenium.webdriver.common.by import By
 
+    time.sleep(PAUSE_MS / 1000 + 0.1)
     driver.find_element(By.TAG_NAME, "body").send_keys(keys)
 
 
@@ -119,7 +134,7 @@ def test_a_rater_goes_all_the_way_and_learns_nothing_of_the_models(predictions, 
         actions = [
             lambda: press(driver, "1"),
             lambda: press(driver, Keys.ARROW_RIGHT),
-            lambda: element(driver, "#vote-tie").click(),
+            lambda: (time.sleep(0.6), element(driver, "#vote-tie").click()),
             lambda: press(driver, "s"),
         ]
         for number, act in enumerate(actions, start=1):
@@ -172,6 +187,57 @@ def test_votes_survive_a_kill_and_the_rater_goes_on_where_it_was(predictions, tm
             wait_for(lambda: "All 4 pairs are done" in text_of(driver))
     rows = votes_in(votes)
     assert len(rows) == len({row["instruction"] for row in rows}) == 4
+
+
+def test_a_slip_can_be_taken_back_and_a_second_press_does_not_vote_on_the_next_pair(predictions, tmp_path):
+    from selenium.webdriver.common.keys import Keys
+
+    votes = tmp_path / "votes.jsonl"
+    with served(*human_flags(predictions, votes)) as server, browser(tmp_path / "profile") as driver:
+        driver.get(f"http://127.0.0.1:{server.port}")
+        assert low_contrast(driver) == []
+        element(driver, "input, textarea").send_keys("anna" + Keys.ENTER)
+        wait_for(lambda: "Pair 1 of 4" in text_of(driver))
+        first_pair = element(driver, "#task").text
+        time.sleep(1)
+        driver.execute_async_script(IMPATIENT)
+        time.sleep(1)
+        assert len(votes_in(votes)) == 1
+        press(driver, "b")
+        wait_for(lambda: "Pair 1 of 4" in text_of(driver))
+        assert element(driver, "#task").text == first_pair
+        assert_easy_to_read(driver)
+        for number, key in enumerate("2210", start=1):
+            wait_for(lambda number=number: f"Pair {number} of 4" in text_of(driver))
+            press(driver, key)
+        wait_for(lambda: "All 4 pairs are done" in text_of(driver))
+        element(driver, "#back-from-end").click()
+        wait_for(lambda: "Pair 4 of 4" in text_of(driver))
+        press(driver, "s")
+        wait_for(lambda: "All 4 pairs are done" in text_of(driver))
+    verdicts = [row["verdict"] for row in votes_in(votes)]
+    assert verdicts == ["first", "withdrawn", "second", "second", "first", "tie", "withdrawn", "skip"]
+    assert "pairs          3" in server.printed
+    assert "skipped        1 of 4" in server.printed
+    assert "anna (4)" in server.printed
+
+
+def assert_easy_to_read(driver) -> None:
+    """Contrast, and on a telephone and a laptop: equal cards, much text, a low bar that hides nothing."""
+    from selenium.webdriver.common.by import By
+
+    def box(selector: str) -> dict:
+        return driver.execute_script(BOX, driver.find_element(By.CSS_SELECTOR, selector))
+
+    assert low_contrast(driver) == []
+    assert_fits(driver, 390)
+    assert box("#left .text")["width"] >= 340
+    assert box(".votes")["height"] <= 75
+    driver.execute_script("window.scrollTo(0, document.body.scrollHeight)")
+    wait_for(lambda: box(".notice")["bottom"] <= box(".votes")["top"])
+    assert_fits(driver, 1280)
+    assert box("#left .card")["height"] == box("#right .card")["height"]
+    driver.execute_script("window.scrollTo(0, 0)")
 
 
 def test_several_raters_vote_at_once_in_orders_of_their_own(tmp_path):
@@ -236,6 +302,9 @@ def test_a_visitor_of_the_demo_gets_stops_and_repeats_a_response(tiny_llama, tmp
         element(driver, "#run").click()
         wait_for(lambda: "Please write an instruction first." in text_of(driver))
         assert "commercial use is not allowed" in text_of(driver)
+        assert f"Model: {tiny_llama}, asked with the Alpaca prompt" in text_of(driver)
+        assert "Shift+Enter" in text_of(driver)
+        assert low_contrast(driver) == []
         for width in (390, 1280):
             assert_fits(driver, width)
         example = next(e for e in driver.find_elements(By.CSS_SELECTOR, "td") if "Turn the sentence" in e.text)
@@ -244,7 +313,9 @@ def test_a_visitor_of_the_demo_gets_stops_and_repeats_a_response(tiny_llama, tmp
         wait_for(lambda: "Lisbon" in element(driver, "#input textarea").get_attribute("value"))
         element(driver, "#run").click()
         wait_for(lambda: len(response_in(driver)) > 20)
+        assert not element(driver, "#run").is_enabled()
         element(driver, "#stop").click()
+        wait_for(lambda: element(driver, "#run").is_enabled())
         time.sleep(0.5)
         stopped_at = response_in(driver)
         time.sleep(0.5)
@@ -266,6 +337,8 @@ def test_what_a_server_writes_is_shown_as_text(tmp_path):
         driver.get(f"http://127.0.0.1:{server.port}")
         element(driver, "#instruction textarea").send_keys("Say hi." + Keys.SHIFT + Keys.ENTER)
         wait_for(lambda: response_in(driver) == f"Say hi. -> {HOSTILE}")
+        wait_for(lambda: element(driver, "#run").is_enabled())
+        assert "cut off" not in text_of(driver)
         assert driver.title == "Alpaca"
         assert model.requests[-1]["body"]["temperature"] == 0.7
 
@@ -359,9 +432,14 @@ def test_a_conversation_in_the_terminal_goes_on_after_a_response_is_stopped(tiny
         printed = printed.partition(text)[2]
 
     try:
+        read_until(b"Model: ")
+        read_until(b"asked with the Alpaca prompt")
         read_until(b"Ctrl-D ends the conversation.")
         read_until(b"Instruction: ")
-        os.write(terminal, b"Say hi.\n")
+        os.write(terminal, b"Forget")
+        process.send_signal(signal.SIGINT)  # drops the line, and ends nothing
+        read_until(b"Instruction: ")
+        os.write(terminal, b"Say ho\x7fi.\n")  # a line is edited
         read_until(b"Input (Enter for none): ")
         os.write(terminal, b"\n")
         read_until(b"Response: ")

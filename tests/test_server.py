@@ -315,7 +315,7 @@ def test_a_stream_that_is_closed_closes_its_connection(environment):
     async def run() -> None:
         async with begins_to_answer(environment) as gone:
             responses = ServerModel("m", "chat", print).stream("p", "p", max_tokens=9)
-            assert await anext(responses) == "word "
+            assert await anext(responses) == ("word ", "")
             await responses.aclose()
             await wait_for(gone, 1)
 
@@ -338,7 +338,7 @@ def test_requests_that_are_given_up_close_their_connections(environment):
 def test_a_stream_that_breaks_in_the_middle_is_an_error(environment):
     async def run() -> None:
         async with begins_to_answer(environment, breaks_off=True):
-            async for response in ServerModel("m", "chat", print).stream("p", "p", max_tokens=9):
+            async for response, _ in ServerModel("m", "chat", print).stream("p", "p", max_tokens=9):
                 assert response == "word "
 
     with pytest.raises(UserError, match="the server broke off: the connection broke: "):

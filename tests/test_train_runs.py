@@ -428,8 +428,18 @@ def test_without_deepspeed_its_flag_alone_is_refused(tiny_llama, data_path, tmp_
     assert result.returncode == 0, result.stderr
 
 
-def test_help_lists_the_flags():
-    result = run_script("train.py", "--help")
+def test_help_is_short_and_neither_it_nor_a_mistyped_flag_waits_for_the_libraries():
+    result = run_script("-X", "importtime", "train.py", "--help")
     assert result.returncode == 0
-    for flag in ("--data_path", "--config", "--init_from_config", "--warmup_ratio", "--learning_rate"):
-        assert flag in result.stdout
+    for flag in ("--data_path", "--config", "--init_from_config", "--learning_rate", "--help_all"):
+        assert f"  {flag} " in result.stdout
+    assert "--adam_beta1" not in result.stdout
+    assert len(result.stdout.splitlines()) <= 100
+    mistyped = run_script("-X", "importtime", "train.py", "--learning_rat=1")
+    assert_fails_in_one_line(mistyped, "no flag --learning_rat", "Did you mean --learning_rate?")
+    for run in (result, mistyped):
+        assert " torch" not in run.stderr
+        assert " transformers" not in run.stderr
+    everything = run_script("train.py", "--help_all").stdout
+    for flag in ("--data_path", "--adam_beta1", "--warmup_ratio", "--config"):
+        assert flag in everything

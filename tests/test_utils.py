@@ -9,10 +9,21 @@ import pytest
 import utils
 from tests.helpers.commands import ROOT, assert_fails_in_one_line
 
-SCRIPT = """
+SCRIPT = '''"""Copy a file.
+
+python script.py copy --path a.txt --times 2
+"""
+
 from utils import UserError, run_commands
 
 def copy(path: str, times: int = 1, rate: float = 1.0, loud: bool = False, limit: int | None = None):
+    """Copy it.
+
+    Args:
+        path: the file,
+            which stays.
+        times: how often.
+    """
     print("ran", repr((path, times, rate, loud, limit)))
 
 def fail():
@@ -23,7 +34,7 @@ def stop(noisy: bool = True, number: int | None = None):
     raise KeyboardInterrupt
 
 run_commands({"copy": copy, "fail": fail, "stop": stop})
-"""
+'''
 
 
 @pytest.fixture
@@ -60,12 +71,34 @@ def test_an_interrupted_command_ends_in_one_line(script):
     assert (result.returncode, result.stderr) == (130, "script.py: interrupted.\n")
 
 
+COPY_HELP = """python script.py copy --path a.txt --times 2
+
+Copy it.
+
+Needed:
+  --path
+      the file, which stays.
+
+Flags, with their defaults:
+  --times
+      how often. (1)
+"""
+
+
 @pytest.mark.parametrize("arguments", [["copy", "--help"], ["copy", "--path", "x", "-h"], ["copy", "--", "--help"]])
-def test_help_names_the_flags_and_runs_nothing(script, arguments):
+def test_help_shows_an_example_then_the_flags_and_runs_nothing(script, arguments):
     result = script(*arguments)
-    assert result.returncode == 0
-    assert "--times" in result.stdout + result.stderr
-    assert "ran" not in result.stdout
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith(COPY_HELP)
+    assert result.stdout.endswith("  --limit\n\n")
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"]])
+def test_without_a_command_help_shows_the_examples_and_the_commands(script, arguments):
+    result = script(*arguments)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith("Copy a file.\n\npython script.py copy --path a.txt --times 2\n")
+    assert "\n  copy         Copy it.\n  fail" in result.stdout
 
 
 @pytest.mark.parametrize(

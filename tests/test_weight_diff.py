@@ -576,7 +576,7 @@ def test_help_answers_without_torch(arguments):
     code += "try: utils.run_commands({'make_diff': weight_diff.make_diff, 'recover': weight_diff.recover})\n"
     code += "finally: assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     result = run_script("-c", code)
-    assert ("PATH_RAW" if len(arguments) > 1 else "make_diff") in result.stdout + result.stderr
+    assert ("--path_raw" if len(arguments) > 1 else "make_diff") in result.stdout + result.stderr
     assert result.returncode == 0, result.stderr
 
 

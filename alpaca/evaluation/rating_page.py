@@ -12,6 +12,7 @@ import typing
 from dataclasses import dataclass
 
 from alpaca.evaluation.predictions import Pair
+from alpaca.evaluation.results import WITHDRAWN, last_votes
 from alpaca.inference.web_page import import_gradio
 from alpaca.row_files import AppendOnlyFile
 from utils import UserError
@@ -22,11 +23,13 @@ if typing.TYPE_CHECKING:
 MAX_NAME_LENGTH = 40
 # The verdict, what its button says, and its keys.
 BUTTONS = {
-    "first": ("Response 1 is better", ["1", "ArrowLeft"]),
+    "first": ("1 is better", ["1", "ArrowLeft"]),
     "tie": ("Equally good", ["0", "t"]),
-    "second": ("Response 2 is better", ["2", "ArrowRight"]),
+    "second": ("2 is better", ["2", "ArrowRight"]),
     "skip": ("Skip", ["s"]),
+    WITHDRAWN: ("Back", ["b", "Backspace"]),
 }
+PAUSE_MS = 500  # after a pair shows, in which no press counts: it was meant for the one before
 CSS = """
 .card { border: 1px solid var(--border-color-primary); border-radius: 8px; padding: 10px 14px; margin-bottom: 10px;
         background: var(--background-fill-secondary); box-sizing: border-box; }
@@ -35,15 +38,28 @@ CSS = """
 #task .html-container, #left .html-container, #right .html-container { padding: 0 !important; }
 .responses { gap: 12px !important; align-items: stretch !important; }
 .responses > * { flex: 1 1 300px !important; min-width: min(300px, 100%) !important; }
+.responses > * > *, .responses .html-container, .responses .prose, .responses .card { height: 100%; }
 /* Always in reach, however long the responses are. */
 .votes { position: fixed; bottom: 0; left: 0; right: 0; z-index: 5; max-width: 1036px; margin: 0 auto;
-         padding: 8px 14px; gap: 8px !important; flex-wrap: wrap !important; box-sizing: border-box;
-         background: var(--body-background-fill); }
-.gradio-container main { padding-bottom: 130px !important; }
-.votes { align-items: stretch !important; }
-.votes button { flex: 1 1 150px !important; min-width: 150px !important; padding: 8px 4px !important; }
+         padding: 8px 14px; gap: 8px !important; flex-wrap: nowrap !important; box-sizing: border-box;
+         background: var(--body-background-fill); align-items: stretch !important; }
+.gradio-container main { padding-bottom: 76px !important; }
+.votes button { flex: 1 1 0 !important; min-width: 0 !important; padding: 6px 2px !important; line-height: 1.2; }
+@media (max-width: 600px) {
+  .card { padding: 8px 10px; }
+  .votes { padding: 6px; gap: 4px !important; }
+  .votes button { font-size: 14px !important; }
+}
 """
 HEAD = """<script>
+let pressed = -Infinity, shown = 0;  // when the last press counted, and when its pair showed
+const showed = () => { shown = performance.now(); window.scrollTo(0, 0); };
+document.addEventListener("click", (event) => {
+  if (!event.target.closest || !event.target.closest(".votes button")) return;
+  const now = performance.now(), isWaiting = shown < pressed && now - pressed < 10000;
+  if (isWaiting || now - shown < %d) { event.preventDefault(); event.stopImmediatePropagation(); return; }
+  pressed = now;
+}, true);
 document.addEventListener("keydown", (event) => {
   const keys = %s;
   if (event.repeat || event.ctrlKey || event.altKey || event.metaKey) return;
@@ -73,7 +89,7 @@ class BlindEvaluation:
         self._lock = threading.Lock()
         self._orders: dict[str, list[tuple[Pair, int]]] = {}
         self._voted: dict[str, set[str]] = {}
-        for row in file.rows:
+        for row in last_votes(file.rows):
             self._voted.setdefault(row["rater"], set()).add((row["instruction"], row["input"]))
 
     def order(self, rater: str) -> list[tuple[Pair, int]]:
@@ -96,19 +112,33 @@ class BlindEvaluation:
                 return View(position, len(order), pair.task.instruction, pair.task.input, responses)
         return None
 
+    def withdraw(self, rater: str) -> bool:
+        """Take back the rater's vote on the last pair that has one, in the file as well; False where there is none."""
+        with self._lock:
+            voted = self._voted.get(rater, set())
+            for pair, first in reversed(self.order(rater)):
+                if (key := (pair.task.instruction, pair.task.input)) in voted:
+                    self._append(rater, pair, first, WITHDRAWN)
+                    voted.remove(key)
+                    return True
+        return False
+
+    def _append(self, rater: str, pair: Pair, first: int, verdict: str) -> None:
+        task = {"instruction": pair.task.instruction, "input": pair.task.input}
+        self._file.append({"rater": rater, **task, "first": first, "verdict": verdict, "lengths": pair.lengths})
+
     def vote(self, rater: str, position: int, verdict: str) -> bool:
         """Save a vote; it is on disk when this returns. False, and nothing saved, where the rater has voted on that
         pair already, as with a double click or in a second window."""
         order = self.order(rater)
-        if verdict not in BUTTONS or not 0 <= position < len(order):
+        if verdict not in BUTTONS or verdict == WITHDRAWN or not 0 <= position < len(order):
             return False
         pair, first = order[position]
         key = (pair.task.instruction, pair.task.input)
         with self._lock:
             if key in self._voted.setdefault(rater, set()):
                 return False
-            row = {"rater": rater, "instruction": key[0], "input": key[1], "first": first, "verdict": verdict}
-            self._file.append({**row, "lengths": pair.lengths})
+            self._append(rater, pair, first, verdict)
             self._voted[rater].add(key)
         return True
 
@@ -121,10 +151,12 @@ def build_page(evaluation: BlindEvaluation) -> "gradio.Blocks":
         view = evaluation.next_view(rater)
         if view is None:
             thanks = f"All {len(evaluation.order(rater))} pairs are done. Thank you! You can close this page."
-            return {start_group: gr.update(visible=False), rating_group: gr.update(visible=False), message: thanks}
+            groups = {start_group: gr.update(visible=False), rating_group: gr.update(visible=False)}
+            return {**groups, done_group: gr.update(visible=True), message: thanks}
         return {
             start_group: gr.update(visible=False),
             rating_group: gr.update(visible=True),
+            done_group: gr.update(visible=False),
             position: str(view.position),
             message: f"Pair {view.position + 1} of {view.total}",
             task: card("Instruction", view.instruction) + (card("Input", view.input) if view.input else ""),
@@ -138,10 +170,13 @@ def build_page(evaluation: BlindEvaluation) -> "gradio.Blocks":
 
     def vote(name: str, shown_position: str, verdict: str) -> dict:
         rater = clean(name)
-        if not rater or not shown_position.isdecimal():
+        if not rater or not (shown_position.isdecimal() or verdict == WITHDRAWN):
             return {message: "Please reload the page and enter your name again."}
         try:
-            evaluation.vote(rater, int(shown_position), verdict)
+            if verdict == WITHDRAWN:
+                evaluation.withdraw(rater)
+            else:
+                evaluation.vote(rater, int(shown_position), verdict)
         except UserError as error:  # a full disk: the pair stays until its vote is saved
             raise gr.Error(html.escape(str(error)), print_exception=False) from None
         return show(rater)
@@ -167,11 +202,14 @@ def build_page(evaluation: BlindEvaluation) -> "gradio.Blocks":
                     for verdict, (label, keys) in BUTTONS.items()
                 }
             gr.Markdown(
-                "Keys: 1 or ← for the first response, 2 or → for the second, 0 or T for a tie, S to skip.",
+                "Keys: 1 or ← for the first response, 2 or → for the second, 0 or T for a tie, S to skip, B to go back "
+                "to the last pair and vote again.",
                 elem_classes="notice",
             )
+        with gr.Column(visible=False) as done_group:
+            last_back = gr.Button("Back to the last pair", elem_id="back-from-end")
         position = gr.Textbox(visible="hidden", elem_id="position")
-        outputs = [start_group, rating_group, position, message, task, left, right]
+        outputs = [start_group, rating_group, done_group, position, message, task, left, right]
         options = {
             "outputs": outputs,
             "api_visibility": "private",
@@ -180,11 +218,11 @@ def build_page(evaluation: BlindEvaluation) -> "gradio.Blocks":
         }
         start_button.click(start, name, **options)
         name.submit(start, name, **options)
-        for verdict, button in buttons.items():
+        for verdict, button in [*buttons.items(), (WITHDRAWN, last_back)]:
             event = button.click(
                 lambda name, position, verdict=verdict: vote(name, position, verdict), [name, position], **options
             )
-            event.then(None, js="() => window.scrollTo(0, 0)", api_visibility="private")
+            event.then(None, js="() => showed()", api_visibility="private")
     return page
 
 
@@ -201,4 +239,4 @@ def keyboard() -> str:
     """The script that presses the buttons when their keys are pressed."""
     import json
 
-    return HEAD % json.dumps({key: verdict for verdict, (_, keys) in BUTTONS.items() for key in keys})
+    return HEAD % (PAUSE_MS, json.dumps({key: verdict for verdict, (_, keys) in BUTTONS.items() for key in keys}))

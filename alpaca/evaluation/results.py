@@ -16,6 +16,8 @@ from alpaca.evaluation.win_rate import (
     win_rates,
 )
 
+WITHDRAWN = "withdrawn"  # takes back a rater's vote on a pair
+
 FIGURE_TITLE = "Win rates of two models"  # in the files' metadata, which shows whose they are
 
 
@@ -74,8 +76,15 @@ def judge_table(names: tuple[str, str], verdicts: list[dict]) -> str:
     return _format(names, lines)
 
 
+def last_votes(rows: list[dict]) -> list[dict]:
+    """The vote of each rater on each pair that stands: the last one, where it is not withdrawn."""
+    last = {(row["rater"], row["instruction"], row["input"]): row for row in rows}
+    return [row for row in last.values() if row["verdict"] != WITHDRAWN]
+
+
 def human_table(names: tuple[str, str], votes: list[dict]) -> str:
-    """The result of a blind evaluation by any number of raters."""
+    """The result of a blind evaluation by any number of raters; withdrawn votes do not count."""
+    votes = last_votes(votes)
     pairs = rated_pairs(votes)
     groups = [pair.outcomes for pair in pairs]
     equal = sum(math.comb(c, 2) for group in groups for c in collections.Counter(group).values())

@@ -119,8 +119,8 @@ def may_become_reasoning(text: str) -> bool:
 # ---- Streams ----
 
 
-async def read_stream(response: "httpx2.Response", arguments: dict) -> AsyncIterator[str]:
-    """The response so far, reasoning included, longer each time.
+async def read_stream(response: "httpx2.Response", arguments: dict) -> AsyncIterator[tuple[str, str]]:
+    """The response so far, reasoning included, longer each time, and why it ended, "" before it has.
 
     An event is a line with "data:" and JSON; comments, names and empty events are passed over, "[DONE]" or a finish
     reason ends the response. A body without events is the whole answer, by a server that does not stream. Raises
@@ -142,13 +142,16 @@ async def read_stream(response: "httpx2.Response", arguments: dict) -> AsyncIter
             if refusal := error_under_status_200(event, url):
                 raise refusal
             for choice in (event.get("choices") or [])[:1]:
-                is_ended = is_ended or bool(choice.get("finish_reason"))
+                reason = choice.get("finish_reason") or ""
+                is_ended = is_ended or bool(reason)
                 is_whole = not choice.keys() & {"delta", "text"}
                 if piece := text_of(choice):
                     text = piece if is_whole else text + piece
-                    yield text
+                if piece or reason:
+                    yield text, reason
         if not (is_ended or text):
-            yield read_answer(b"\n".join(other_lines).decode("utf-8", "replace"), arguments, url).completions[0][0]
+            answer = read_answer(b"\n".join(other_lines).decode("utf-8", "replace"), arguments, url)
+            yield answer.completions[0][0], answer.completions[0][1] or ""
         elif not is_ended:
             raise UnusableAnswer("the stream ended before the response did")
     except httpx2.HTTPError as error:

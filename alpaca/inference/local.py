@@ -250,16 +250,17 @@ def generate(
                 yield batch[row], local.decode(responses[row]).strip(), ended
 
 
-def stream(local: LocalModel, prompt: str, decoding: Decoding, seed: int | None = None) -> Iterator[str]:
-    """The response so far, longer each time, until it ends."""
+def stream(local: LocalModel, prompt: str, decoding: Decoding, seed: int | None = None) -> Iterator[tuple[str, str]]:
+    """The response so far, longer each time, with "", and at last the whole one with "stop" or "length"."""
     ids: list[int] = []
-    for _, token, _ in decode_batch(local, {0: local.encode(prompt)}, decoding, seed):
+    for _, token, ended in decode_batch(local, {0: local.encode(prompt)}, decoding, seed):
         if token not in local.eos_ids:
             ids.append(token)
             text = local.decode(ids).lstrip()
             if not text.endswith(REPLACEMENT):
-                yield text
-    yield local.decode(ids).strip()
+                yield text, ""
+        if ended:
+            yield local.decode(ids).strip(), ended
 
 
 def decode_batch(

@@ -122,24 +122,27 @@ class ServerModel:
 
         return await self._ask(send, prompts, message, **decoding)
 
-    async def stream(self, prompt: str, message: str, **decoding) -> AsyncIterator[str]:
-        """The response so far, longer each time. Raises UserError where the connection breaks in the middle."""
+    async def stream(self, prompt: str, message: str, **decoding) -> AsyncIterator[tuple[str, str]]:
+        """The response so far, longer each time, and why it ended, "" before it has.
 
-        async def send(endpoint, arguments: dict) -> tuple[str | None, AsyncIterator[str]]:
+        Raises UserError where the connection breaks in the middle."""
+
+        async def send(endpoint, arguments: dict) -> tuple[tuple[str, str] | None, AsyncIterator[tuple[str, str]]]:
             response = (await endpoint.with_raw_response.create(**arguments, stream=True)).http_response
             texts = read_stream(response, arguments)
             # Some servers put a refusal into the stream: with the first piece, the request is granted.
             return await anext(texts, None), texts
 
-        text, texts = await self._ask(send, [prompt], message, **decoding)
+        part, texts = await self._ask(send, [prompt], message, **decoding)
         response = ""
         try:
             async with contextlib.aclosing(texts):
-                while text is not None:
+                while part is not None:
+                    text, finish_reason = part
                     response = without_reasoning(text).lstrip()
                     if response and not may_become_reasoning(text):
-                        yield response
-                    text = await anext(texts, None)
+                        yield response, finish_reason
+                    part = await anext(texts, None)
         except (Refusal, UnusableAnswer) as error:
             raise UserError(f"the server broke off: {error}") from None
         if not response:

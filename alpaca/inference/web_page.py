@@ -18,6 +18,7 @@ if typing.TYPE_CHECKING:
 CSS = """
 .gradio-container { width: 100% !important; max-width: 1100px !important; margin: 0 auto !important;
                     padding: 0 !important; box-sizing: border-box; }
+.gradio-container .main { padding: 0 !important; }
 .gradio-container main { padding: 12px 14px !important; box-sizing: border-box; }
 footer { display: none !important; }
 .notice { font-size: 0.9em; line-height: 1.45; }
@@ -25,6 +26,22 @@ footer { display: none !important; }
 .gradio-container [class*="info"], .gradio-container ::placeholder { color: var(--body-text-color-subdued) !important; }
 h1 { font-size: 1.5em !important; margin: 0.2em 0 !important; }
 """
+# Texts on their backgrounds have a contrast of at least 4.5, as WCAG 2 asks; Gradio's own colours have not.
+READABLE = {
+    f"{name}{scheme}": color
+    for scheme, text, panel in (("", "#3f3f46", "#fafafa"), ("_dark", "#d4d4d8", "#27272a"))
+    for name, color in {
+        "body_text_color_subdued": text,
+        "block_label_text_color": text,
+        "block_label_background_fill": panel,
+        "block_title_text_color": text,
+        "block_title_background_fill": panel,
+        "block_info_text_color": text,
+        "button_primary_background_fill": "#b93815",
+        "button_primary_background_fill_hover": "#9a2f10",
+        "button_primary_text_color": "#ffffff",
+    }.items()
+}
 
 
 def check_port(host: str, port: int) -> None:
@@ -59,6 +76,7 @@ def serve(page: "gradio.Blocks", host: str, port: int, css: str = "", head: str 
     import gradio
 
     theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    theme.set(**READABLE)
     try:
         page.launch(
             server_name=host,

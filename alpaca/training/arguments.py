@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 import torch
 import transformers
 
-from utils import UserError, did_you_mean, jload, read_text
+from alpaca.training import flags
+from utils import UserError, jload
 
 # ---- Processes ----
 
@@ -117,6 +118,9 @@ class DataArguments:
             "help": "Hold out so many examples of --data_path, or, below 1, such a share, drawn with --data_seed: not "
             "trained on, for the held-out loss at the start, as --eval_strategy says, and at the end."
         },
+    )
+    max_examples: int | None = field(
+        default=None, metadata={"help": "Train on the first so many examples only, for a quick try."}
     )
 
 
@@ -261,7 +265,9 @@ def parse_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments,
     parser = transformers.HfArgumentParser(
         (ModelArguments, DataArguments, LoraArguments, TrainingArguments), allow_abbrev=False
     )
-    parser.add_argument("--config", help="A YAML file of flags, such as configs/llama-7b.yaml; the command line wins.")
+    parser.add_argument("--config", help=flags.OTHER["config"][1])
+    parser.add_argument("--help_all", action="help", help=flags.OTHER["help_all"][1])
+    flags.check_names(argv)
 
     def refuse(message: str):
         raise UserError(message)
@@ -269,33 +275,21 @@ def parse_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments,
     parser.error = refuse
     namespace, unknown = parser.parse_known_args(argv)
     if namespace.config:
-        argv = [*flags_in(namespace.config), *argv]
+        argv = [*flags.flags_in(namespace.config), *argv]
         unknown = parser.parse_known_args(argv)[1]
     if unknown:
-        flags = [option for action in parser._actions for option in action.option_strings]
-        raise UserError(f"no flag {unknown[0]}.{did_you_mean(unknown[0].split('=')[0], flags)} `--help` lists them.")
+        raise UserError(f"cannot place {unknown[0]!r}: write --flag value, and quote values with spaces.")
     namespace = parser.parse_known_args(argv)[0]
     on_gpu = not (namespace.use_cpu or namespace.no_cuda or namespace.deepspeed)
     if on_gpu and (namespace.fsdp or (namespace.bf16 and not namespace.load_in_4bit)):
-        flags = fsdp_on_one_gpu()
-        if flags and not namespace.fsdp:
-            argv = [*argv, "--fsdp", flags["fsdp"]]
+        on_one_gpu = fsdp_on_one_gpu()
+        if on_one_gpu and not namespace.fsdp:
+            argv = [*argv, "--fsdp", on_one_gpu["fsdp"]]
     if namespace.data_path is None:
         raise UserError("--data_path is missing: a JSON, JSON lines or Parquet file, or a dataset on the Hub.")
+    if namespace.max_examples is not None and namespace.max_examples < 1:
+        raise UserError(f"--max_examples {namespace.max_examples}: takes a number from 1.")
     try:
         return parser.parse_args_into_dataclasses(argv, look_for_args_file=False)[:4]
     except ValueError as error:  # two flags that exclude each other, or a value out of range
         raise UserError(" ".join(str(error).split())) from None
-
-
-def flags_in(config_path: str) -> list[str]:
-    """The flags of a YAML file of `name: value` lines, as they would stand on the command line."""
-    import yaml
-
-    try:
-        config = yaml.load(read_text(config_path), Loader=yaml.BaseLoader)  # every value stays the text that it is
-    except yaml.YAMLError as error:
-        raise UserError(f"--config {config_path}: not YAML ({' '.join(str(error).split())}).") from None
-    if not isinstance(config, dict) or not all(isinstance(value, str) for value in config.values()):
-        raise UserError(f"--config {config_path}: needs one `flag: value` per line.")
-    return [text for name, value in config.items() for text in (f"--{name}", value)]

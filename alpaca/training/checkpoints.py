@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import signal
+import stat
 import tempfile
 from pathlib import Path
 
@@ -93,6 +94,8 @@ class CheckpointingTrainer(transformers.Trainer):
             else:
                 model.save_pretrained(output_dir, state_dict=state_dict, max_shard_size=MAX_SHARD_SIZE)
             self.processing_class.save_pretrained(output_dir)
+            for weights in Path(output_dir).glob("*.safetensors"):  # made for their owner alone, unlike all other files
+                weights.chmod(stat.S_IMODE((Path(output_dir) / "tokenizer_config.json").stat().st_mode))
 
 
 class SaveAndStopOnSigterm(transformers.TrainerCallback):

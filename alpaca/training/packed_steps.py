@@ -283,7 +283,7 @@ class PackedTrainer(CheckpointingTrainer):
     def __init__(self, model, args, **keywords):
         args = copy.copy(args)  # what the user asked for stays as it is
         super().__init__(model, args, **keywords)
-        self.num_tokens, self.logged_at = 0, None
+        self.num_tokens, self.total_tokens, self.logged_at = 0, 0, None
         self.is_cut = args.pack_steps and args.train_sampling_strategy == "random" and self.model_accepts_loss_kwargs
         self.is_packed, self.collate = False, self.data_collator
         if not self.is_cut:
@@ -377,6 +377,7 @@ class PackedTrainer(CheckpointingTrainer):
         if "loss" in logs:
             now = time.perf_counter()
             logs["tokens_per_sec"] = round(int(self.num_tokens) / (now - self.logged_at))
+            self.total_tokens += int(self.num_tokens)
             self.num_tokens, self.logged_at = 0, now
         super().log(logs, start_time)
 

@@ -42,6 +42,47 @@ def resize(driver, width: int, height: int) -> None:
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
 
 
+LOW_CONTRAST = """
+const canvas = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
+const rgba = (color) => {
+  canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = color; canvas.fillRect(0, 0, 1, 1);
+  return [...canvas.getImageData(0, 0, 1, 1).data].map((x) => x / 255);
+};
+const over = (top, below) => [0, 1, 2].map((i) => top[i] * top[3] + below[i] * (1 - top[3])).concat(1);
+const background = (element) => {
+  if (!element) return matchMedia("(prefers-color-scheme: dark)").matches ? [0, 0, 0, 1] : [1, 1, 1, 1];
+  const own = rgba(getComputedStyle(element).backgroundColor);
+  return own[3] > 0.99 ? own : over(own, background(element.parentElement));
+};
+const luminance = (color) => color.slice(0, 3)
+  .map((x) => x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4)
+  .reduce((sum, x, i) => sum + x * [0.2126, 0.7152, 0.0722][i], 0);
+const low = [];
+for (const element of document.querySelectorAll("body *")) {
+  const text = [...element.childNodes].filter((n) => n.nodeType === 3).map((n) => n.data.trim()).join("");
+  if (!(text || element.value) || !element.checkVisibility({visibilityProperty: true}) || element.disabled) continue;
+  if (["SCRIPT", "STYLE", "INPUT"].includes(element.tagName) && element.type !== "text") continue;
+  const below = background(element);
+  const [a, b] = [luminance(over(rgba(getComputedStyle(element).color), below)), luminance(below)];
+  const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+  if (ratio < 4.5) low.push(`${ratio.toFixed(2)} ${element.tagName} ${(text || element.value).slice(0, 40)}`);
+}
+return low;
+"""
+
+
+def low_contrast(driver) -> list[str]:
+    """Visible texts, in light and in dark, whose contrast to what is behind them is below WCAG 2's 4.5, with it."""
+    found = []
+    for scheme in ("dark", "light"):
+        feature = {"name": "prefers-color-scheme", "value": scheme}
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+        driver.execute_script("document.body.classList.toggle('dark', arguments[0])", scheme == "dark")
+        time.sleep(0.4)  # colours change slowly
+        found += [f"{scheme}: {text}" for text in driver.execute_script(LOW_CONTRAST)]
+    return found
+
+
 def wait_for(condition, timeout_sec: float = 30):
     """What condition() returns, once that is true; elements that come and go meanwhile are waited for."""
     from selenium.common.exceptions import WebDriverException
