@@ -23,8 +23,11 @@ import time
 import types
 
 from alpaca.examples import read_entries
+from alpaca.generation.chat_replies import as_completion, strip_repeated_label
 from alpaca.generation.task_files import TaskFiles
-from alpaca.inference.server import Answer, OnePromptPerRequest, ServerModel, check_api
+from alpaca.inference.answers import Answer
+from alpaca.inference.refusals import PromptRefused
+from alpaca.inference.server import OnePromptPerRequest, ServerModel, check_api
 from utils import ROOT, UserError, read_text, run_commands, shipped
 
 PROMPT_PATH = ROOT / "prompt.txt"
@@ -79,9 +82,9 @@ def encode_prompt(prompt_instructions: list[dict], prompt_path: str | os.PathLik
     return prompt + f"###\n{len(prompt_instructions) + 1}. Instruction:"
 
 
-def decoding_arguments(model_name: str, temperature: float, top_p: float) -> dict:
+def decoding_arguments(model_name: str, temperature: float, top_p: float, max_tokens: int = MAX_TOKENS) -> dict:
     """How completions are decoded, in the terms of the API."""
-    arguments = {"max_tokens": MAX_TOKENS, "temperature": temperature, "top_p": top_p, "n": 1, "stop": STOP}
+    arguments = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "n": 1, "stop": STOP}
     if END_OF_TEXT_IS_50256.fullmatch(model_name):
         arguments["logit_bias"] = {"50256": -100}
     return arguments
@@ -169,14 +172,18 @@ def find_word_in_string(w: str, s: str) -> re.Match | None:
     return re.search(rf"\b({re.escape(w)})\b", s, flags=re.IGNORECASE)
 
 
-def strip_repeated_label(text: str, number: int) -> str:
-    """A chat reply without its own `{number}. Instruction:`, and whatever it says before, where it begins so.
+def parse_reply(
+    num_prompt_instructions: int, text: str, finish_reason: str | None, drop_malformed: bool = True
+) -> tuple[list[dict], collections.Counter]:
+    """parse_completion for a chat model's reply, which may repeat the prompt's last label.
 
-    >>> strip_repeated_label("Sure!\\n\\n4. Instruction: Sort.\\n4. Input: 2 1", 4)
-    ' Sort.\\n4. Input: 2 1'
+    A reply in a form of its own (bold labels, code fences, numbers from 1) is read as what it means where that gives
+    more tasks, unless drop_malformed is False.
     """
-    first_label = re.search(rf"(?<!\d){number}\.\s+(Instruction|Input|Output):", text)
-    return text[first_label.end() :] if first_label and first_label[1] == "Instruction" else text
+    number = num_prompt_instructions + 1
+    texts = [strip_repeated_label(text, number), *([as_completion(text, number)] if drop_malformed else [])]
+    readings = [parse_completion(num_prompt_instructions, t, finish_reason, drop_malformed) for t in texts]
+    return max(readings, key=lambda reading: len(reading[0]))  # of equals the first
 
 
 # ---- The loop ----
@@ -196,10 +203,13 @@ class Generation:
     def __init__(self, flags: dict, seed_tasks: list[dict], teacher: ServerModel, novelty_filter, files, progress_bar):
         self.flags = types.SimpleNamespace(**flags)
         self.seed_tasks, self.teacher, self.novelty_filter = seed_tasks, teacher, novelty_filter
-        self.decoding = decoding_arguments(self.flags.model_name, self.flags.temperature, self.flags.top_p)
+        self.decoding = decoding_arguments(
+            self.flags.model_name, self.flags.temperature, self.flags.top_p, self.flags.max_tokens_per_request
+        )
         self.files, self.progress_bar = files, progress_bar
         self.counts, self.dropped = collections.Counter(), collections.Counter()
         self.num_fruitless_requests = 0
+        self.last_reply, self.last_answer_at = "", time.monotonic()
         self.next_prompt_index = files.next_prompt_index
         self.returned_prompts: list[int] = []  # indices of prompts in batches that the server did not take
         self.requests: set[asyncio.Task] = set()
@@ -223,6 +233,7 @@ class Generation:
         """Ask, judge and store until there are enough tasks or the budget of tokens is used up."""
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, self.arrived.put_nowait, Interrupted(number))
+        clock = asyncio.create_task(self.show_life())
         try:
             while self.num_missing > 0:
                 self.start_requests()
@@ -233,9 +244,23 @@ class Generation:
                     raise arrival
                 await self.take(*arrival)
         finally:
-            for request in self.requests:
-                request.cancel()
-            await asyncio.gather(*self.requests, return_exceptions=True)
+            for task in (clock, *self.requests):
+                task.cancel()
+            await asyncio.gather(clock, *self.requests, return_exceptions=True)
+
+    async def show_life(self) -> None:
+        """Say beside the bar what is under way; on a terminal every second, elsewhere, where it stays, every minute."""
+        while True:
+            await asyncio.sleep(1 if sys.stderr.isatty() else 60)
+            self.show_counts()
+
+    def show_counts(self) -> None:
+        counts, silent_sec = self.counts, time.monotonic() - self.last_answer_at
+        per_request = counts["kept"] / max(1, counts["requests"])
+        self.progress_bar.set_postfix_str(  # what a narrow terminal cuts off comes last
+            f"{self.num_open_requests} under way, last answer {silent_sec:.0f} s ago; "
+            f"{counts['requests']:,} requests, {counts['tokens']:,} tokens, {per_request:.1f} kept/request"
+        )
 
     def start_requests(self, num_being_judged: int = 0) -> None:
         """Start as many requests as there is room and need for."""
@@ -276,8 +301,15 @@ class Generation:
     async def take(self, prompt_indices: list[int], latency_sec: float, answer: Answer | Exception) -> None:
         """Parse, judge, store and log the tasks of an answer."""
         self.num_open_requests -= 1
+        self.last_answer_at = time.monotonic()
         if isinstance(answer, OnePromptPerRequest):
             self.returned_prompts = sorted(self.returned_prompts + prompt_indices)
+            return
+        if isinstance(answer, PromptRefused):  # these seed tasks, or their length; others will do
+            self.progress_bar.write(f"passed over: {answer}", file=sys.stderr)
+            self.counts["refused"] += 1
+            self.last_reply = str(answer)
+            self.count(len(prompt_indices), 0, collections.Counter())
             return
         if isinstance(answer, Exception):
             raise answer
@@ -316,12 +348,11 @@ class Generation:
 
     def parse(self, answer: Answer) -> tuple[list[dict], collections.Counter]:
         """The usable tasks in all completions of an answer, and how many were dropped for which reason."""
-        num_given = self.flags.num_prompt_instructions
+        parse = parse_reply if answer.api == "chat" else parse_completion
         tasks, dropped = [], collections.Counter()
         for text, finish_reason in answer.completions:
-            if answer.api == "chat":
-                text = strip_repeated_label(text, num_given + 1)
-            usable, reasons = parse_completion(num_given, text, finish_reason, self.flags.drop_malformed)
+            self.last_reply = text
+            usable, reasons = parse(self.flags.num_prompt_instructions, text, finish_reason, self.flags.drop_malformed)
             tasks += usable
             dropped += reasons
         return tasks, dropped
@@ -337,24 +368,22 @@ class Generation:
         self.counts.update({"requests": 1, "kept": num_kept, "parsed": num_kept + dropped.total()})
         self.dropped += dropped
         self.yields.append(num_kept / num_prompts)
-        per_request = self.counts["kept"] / self.counts["requests"]
-        self.progress_bar.set_postfix_str(
-            f"{self.counts['requests']:,} requests, {self.counts['tokens']:,} tokens, {per_request:.1f} kept/request"
-        )
+        self.show_counts()
         self.progress_bar.update(num_kept)
         self.num_fruitless_requests = 0 if num_kept else self.num_fruitless_requests + 1
         if self.num_fruitless_requests == MAX_FRUITLESS_REQUESTS:
             reasons = ", ".join(f"{reason}: {number}" for reason, number in self.dropped.most_common(4))
             raise UserError(
                 f"{MAX_FRUITLESS_REQUESTS} requests in a row brought no task that could be kept. "
-                f"Dropped so far: {reasons or 'nothing, the answers were empty'}."
+                f"Dropped so far: {reasons or 'nothing, the answers were empty'}. "
+                f"The last reply begins {' '.join(self.last_reply.split())[:200]!r}."
             )
 
     def table(self) -> str:
         """What the run asked for, got, kept, and dropped for which reason."""
-        rows = [
-            (name, self.counts[name]) for name in ("requests", "prompt tokens", "completion tokens", "parsed", "kept")
-        ]
+        names = ["requests", "prompt tokens", "completion tokens", "parsed", "kept"]
+        names[1:1] = ["refused"] if self.counts["refused"] else []
+        rows = [(name, self.counts[name]) for name in names]
         rows += [(f"dropped: {reason}", number) for reason, number in self.dropped.most_common()]
         return "\n".join(f"{name:<50}{number:>14,}" for name, number in rows)
 
@@ -377,6 +406,7 @@ def generate_instruction_following_data(
     similarity_threshold: float = 0.7,
     api: str = "auto",
     max_total_tokens: int | None = None,
+    max_tokens_per_request: int = MAX_TOKENS,
     seed: int | None = None,
     drop_malformed: bool = True,
 ) -> None:
@@ -400,6 +430,7 @@ def generate_instruction_following_data(
         similarity_threshold: Highest ROUGE-L F-measure that a task kept may have with a known instruction.
         api: completions, chat, or auto, which begins with completions and notices a chat-only model.
         max_total_tokens: Budget of this run, prompts and completions together; once reached, no request starts.
+        max_tokens_per_request: Longest completion of a prompt, in tokens; fewer where a server answers slowly.
         seed: Fixes which seed tasks the k-th request shows; drawn, and written to the log, where None.
         drop_malformed: Also drop tasks with an empty output or with another task inside, which the original kept.
     """
@@ -462,6 +493,7 @@ def _check_flags(flags: dict) -> None:
         "max_concurrent_requests": (1, math.inf),
         "similarity_threshold": (0, 1),
         "max_total_tokens": (1, math.inf),
+        "max_tokens_per_request": (1, math.inf),
     }
     for name, (lowest, highest) in ranges.items():
         value = flags[name]

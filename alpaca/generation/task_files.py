@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 
 from alpaca.row_files import AppendOnlyFile
-from utils import UserError, atomic_write, jload, os_errors_in_one_line
+from utils import UserError, atomic_write, jload, os_errors_in_one_line, read_text
 
 MIN_TASKS_TO_FOLD = 64
 
@@ -96,7 +96,7 @@ class TaskFiles:
                 raise UserError(f"{self.regen_path}, entry {i}: no task with instruction, input and output.")
         self.instructions = [task["instruction"] for task in tasks]
         if tasks:
-            self._entries = [self.regen_path.read_text(encoding="utf-8").strip()[1:-1].strip()]
+            self._entries = [read_text(self.regen_path).strip()[1:-1].strip()]
 
     def _read_journal(self) -> None:
         for number, row in enumerate(self._journal.rows, start=1):
