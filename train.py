@@ -427,8 +427,8 @@ def train() -> None:
     seed = training_args.seed if training_args.data_seed is None else training_args.data_seed
     data_module = make_supervised_data_module(tokenizer, data_args, training_args.cache_dir, seed)
     say(data_module["train_dataset"].summary())
-    check_positions(config, data_module["train_dataset"])
     check_same_data(checkpoint, data_module["train_dataset"])
+    check_positions(config, data_module["train_dataset"])
     show_memory_table(meta_model, lora_args, training_args)
     repository = None
     if training_args.push_to_hub and training_args.should_save:

@@ -3,9 +3,9 @@
 An entry is of Alpaca's format (instruction, input, output), of Self-Instruct's (instruction and instances, of which the
 first one's input and output are taken: seed tasks and its evaluation), of Dolly's (instruction, context, response), of
 predictions (output, or Self-Instruct's response, beside the instruction), or a conversation (messages, or ShareGPT's
-conversations), which counts as its first question and answer where nobody asks for more. What other tools write is
-read as what it means: a byte order mark, UTF-16, null or NaN for a missing input, objects over several lines, a list
-within an object.
+conversations), which counts as its first question and answer where nobody asks for more. What other tools write is read
+as what it means: a byte order mark, UTF-16, null or NaN for a missing input, objects over several lines, a list within
+an object.
 """
 
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).

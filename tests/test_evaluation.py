@@ -265,3 +265,31 @@ def test_the_finished_folder_is_uploaded_once_and_a_hub_out_of_reach_is_one_line
     assert files == sorted(p.name for p in out.iterdir() if not p.name.startswith("checkpoint-"))
     assert {"README.md", "loss.png", "model.safetensors", "trainer_state.json"} <= set(files)
     assert "hf_secret" not in (out / "README.md").read_text()
+
+
+# ---- Resuming elsewhere, tracking ----
+
+
+def test_a_checkpoint_of_a_full_run_goes_on_elsewhere_with_other_logging_flags(
+    tiny_llama, data_path, tmp_path, monkeypatch
+):
+    same = {"eval_size": 12, "max_steps": 4, "save_steps": 2}
+    whole = train_here(monkeypatch, tiny_llama, data_path, tmp_path / "whole", **same)
+    for step in (2, 4):
+        out = tmp_path / f"from {step}"
+        flags = {"resume_from_checkpoint": tmp_path / "whole" / f"checkpoint-{step}", "logging_strategy": "epoch"}
+        log = train_here(monkeypatch, tiny_llama, data_path, out, **same, **flags)
+        assert held_out(log) == held_out(whole)
+        assert (out / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+
+
+def test_tensorboard_gets_the_losses_where_asked(tiny_llama, data_path, tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard", reason="needs tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "runs"))
+    log = train_here(
+        monkeypatch, tiny_llama, data_path, tmp_path / "out", max_steps=2, eval_size=12, report_to="tensorboard"
+    )
+    events = EventAccumulator(str(tmp_path / "runs")).Reload()
+    assert [e.value for e in events.Scalars("eval/loss")] == pytest.approx([loss for _, loss in held_out(log)])

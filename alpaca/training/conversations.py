@@ -26,7 +26,7 @@ def sources_and_targets(example: dict, eos_token: str) -> list[tuple[str, str]]:
     """
     if "messages" not in example:
         return [(format_prompt(example["instruction"], example["input"]), example["output"] + eos_token)]
-    texts = [message["content"] for message in example["messages"]]
+    texts = [message["content"].encode("utf-8", "replace").decode() for message in example["messages"]]
     if example["messages"][0]["role"] == "system":
         texts[:2] = [f"{texts[0]}\n\n{texts[1]}"]
     before = WITH_INPUT if INPUT_BEGINS in texts[0] else WITHOUT_INPUT

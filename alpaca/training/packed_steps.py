@@ -321,6 +321,9 @@ class PackedTrainer(CheckpointingTrainer):
         return len(self.train_dataset) if self.is_cut else super().num_examples(dataloader)
 
     def _run_epoch(self, epoch, train_dataloader, **keywords):
+        if self.state.global_step >= self.state.max_steps:  # transformers 5.23 would go on from such a checkpoint
+            self.control.should_training_stop = True
+            return
         if self.is_cut:
             train_dataloader.sampler.set_epoch(epoch)
         super()._run_epoch(epoch=epoch, train_dataloader=train_dataloader, **keywords)
