@@ -10,7 +10,7 @@ response, beside the instruction).
 import json
 import os
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from utils import UserError, is_hub_name, jload, os_errors_in_one_line
@@ -88,7 +88,8 @@ def read_rows(data_path: str | os.PathLike, cache_dir: str | None = None) -> lis
         if start.startswith(b"PAR1"):
             return _with_index(read_parquet(path))
         if start.lstrip().startswith(b"{"):
-            return list(parse_json_lines(path.read_bytes(), path))
+            with open(path, "rb") as f:
+                return list(parse_json_lines(f, path))
     rows = jload(path)
     if not isinstance(rows, list):
         raise UserError(f"{data_path}: holds {type(rows).__name__}, not a list of examples.")
@@ -99,19 +100,22 @@ def _with_index(rows: list) -> list[tuple[str, typing.Any]]:
     return [(f"entry {i}", row) for i, row in enumerate(rows)]
 
 
-def parse_json_lines(data: bytes, path: str | os.PathLike) -> Iterator[tuple[str, typing.Any]]:
-    """("line 3", what it holds) of each line of data that is not empty. Raises UserError, with the place in the file
+def parse_json_lines(lines: Iterable[bytes], path: str | os.PathLike) -> Iterator[tuple[str, typing.Any]]:
+    """("line 3", what it holds) of each of the lines that is not empty. Raises UserError, with the place in the file
     path, for a line that is not JSON."""
-    for number, line in enumerate(data.split(b"\n"), start=1):
+    for number, line in enumerate(lines, start=1):
         if line.strip():
-            try:
-                row = json.loads(line.decode("utf-8"))
-            except json.JSONDecodeError as error:
-                place = f"{path}, line {number}, column {error.colno}"
-                raise UserError(f"{place}: not JSON ({error.msg}).") from None
-            except UnicodeDecodeError as error:
-                raise UserError(f"{path}, line {number}, byte {error.start}: not UTF-8 text.") from None
-            yield f"line {number}", row
+            yield f"line {number}", parse_json_line(line, f"{path}, line {number}")
+
+
+def parse_json_line(line: bytes, place: str) -> typing.Any:
+    """What a line of JSON holds. Raises UserError, with its place, where it is not JSON."""
+    try:
+        return json.loads(line.removesuffix(b"\n").decode("utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{place}, column {error.colno}: not JSON ({error.msg}).") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{place}, byte {error.start}: not UTF-8 text.") from None
 
 
 def read_parquet(path: Path) -> list[dict]:
