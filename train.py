@@ -11,12 +11,8 @@ checkpoint-<step> folders, from which --resume_from_checkpoint True continues. `
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
 import json
-import logging
 import os
 import sys
-import tempfile
-import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,23 +21,61 @@ import accelerate
 import numpy as np
 import torch
 import transformers
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.utils.data import Dataset
-from transformers.trainer_pt_utils import BatchRebalanceSampler
 
 from alpaca.examples import load_examples
-from alpaca.training import adapters, memory, tokenization
-from alpaca.training.adapters import LoraArguments
-from alpaca.training.arguments import ModelArguments, TrainingArguments, parse_arguments, say
-from alpaca.training.checkpoints import CheckpointingTrainer, SaveAndStopOnSigterm, checkpoint_to_resume
+from alpaca.inference.local import resize_embeddings
+from alpaca.training import adapters, memory
+from alpaca.training.arguments import (
+    DataArguments,
+    LoraArguments,
+    ModelArguments,
+    TrainingArguments,
+    check_processes,
+    let_rank_0_alone_speak,
+    parse_arguments,
+    say,
+)
+from alpaca.training.checkpoints import SaveAndStopOnSigterm, check_output_dir, checkpoint_to_resume
+from alpaca.training.packed_steps import PackedTrainer, compile_layers
 from alpaca.training.response_loss import compute_loss_on_response_only
-from utils import PROMPT_DICT, UserError, format_prompt, jload
+from utils import PROMPT_DICT, UserError, format_prompt, is_hub_name, jload
 
 IGNORE_INDEX = -100
+CHUNK = 1000  # examples per call of the tokenizer
 # In the order in which the original added them: the ids of published Alpaca models depend on it.
 SPECIAL_TOKENS = {"pad_token": "[PAD]", "eos_token": "</s>", "bos_token": "<s>", "unk_token": "<unk>"}
 
 
 # ---- Data ----
+
+
+def tokenize(
+    sources: list[str], targets: list[str], tokenizer: transformers.PreTrainedTokenizerBase
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Token ids of each source + target, int32[n], and how many tokens each source has by itself, int[number of texts].
+
+    Both are cut off at tokenizer.model_max_length. Targets end with the EOS token; one that the tokenizer adds by
+    itself is left out, so that the first token of the target is never taken for the source's end.
+    """
+
+    def read(texts: list[str], num_added: int) -> list[list[int]]:
+        # Cut off here: the tokenizer's own truncation would be saved with it, and would keep an EOS of its own.
+        all_ids = tokenizer(texts, return_attention_mask=False, verbose=False).input_ids
+        return [ids[: min(len(ids) - num_added, tokenizer.model_max_length)] for ids in all_ids]
+
+    # Some tokenizers end every text with an EOS, some only a text that has none.
+    eos = tokenizer.eos_token_id
+    added_to_source = int(tokenizer(sources[0]).input_ids[-1:] == [eos])
+    added_to_target = int(tokenizer(sources[0] + tokenizer.eos_token).input_ids[-2:] == [eos, eos])
+    input_ids, source_lens = [], []
+    for start in range(0, len(sources), CHUNK):  # bounds the memory that the tokenizer's own results take
+        chunk = sources[start : start + CHUNK]
+        texts = [source + target for source, target in zip(chunk, targets[start : start + CHUNK], strict=True)]
+        input_ids += [np.array(ids, dtype=np.int32) for ids in read(texts, added_to_target)]
+        source_lens += map(len, read(chunk, added_to_source))
+    return input_ids, np.array(source_lens)
 
 
 class SupervisedDataset(Dataset):
@@ -55,12 +89,9 @@ class SupervisedDataset(Dataset):
         examples = load_examples(data_path, cache_dir)
         sources = [format_prompt(example["instruction"], example["input"]) for example in examples]
         targets = [example["output"] + tokenizer.eos_token for example in examples]
-        self.input_ids, self.offsets, self.source_lens = tokenization.cached(
-            tokenization.cache_key(sources, targets, tokenizer),
-            cache_dir,
-            compute=lambda: tokenization.tokenize(sources, targets, tokenizer),
-        )
-        self.lengths = np.diff(self.offsets)
+        self.input_ids, self.source_lens = tokenize(sources, targets, tokenizer)
+        self.lengths = np.array([len(ids) for ids in self.input_ids])
+        self.num_labels = self.lengths - np.clip(self.source_lens, 1, self.lengths)  # nothing predicts the first token
         self.model_max_length = tokenizer.model_max_length
         if self.num_without_label() == len(self):
             raise UserError(
@@ -69,10 +100,10 @@ class SupervisedDataset(Dataset):
             )
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return len(self.input_ids)
 
     def __getitem__(self, i: int) -> dict[str, torch.Tensor]:
-        input_ids = torch.from_numpy(self.input_ids[self.offsets[i] : self.offsets[i + 1]].astype(np.int64))
+        input_ids = torch.from_numpy(self.input_ids[i].astype(np.int64))
         labels = input_ids.clone()
         labels[: self.source_lens[i]] = IGNORE_INDEX
         return {"input_ids": input_ids, "labels": labels}
@@ -106,6 +137,17 @@ class DataCollatorForSupervisedDataset:
             # Not input_ids != pad_token_id: in models whose pad token is another token, that hides real tokens.
             "attention_mask": pad([torch.ones_like(example["input_ids"]) for example in examples], 0),
         }
+
+
+def make_supervised_data_module(
+    tokenizer: transformers.PreTrainedTokenizerBase, data_args: DataArguments, cache_dir: str | None = None
+) -> dict:
+    """The Trainer's arguments about data: train_dataset, eval_dataset (none), data_collator."""
+    return {
+        "train_dataset": SupervisedDataset(data_args.data_path, tokenizer, cache_dir),
+        "eval_dataset": None,
+        "data_collator": DataCollatorForSupervisedDataset(tokenizer),
+    }
 
 
 # ---- Tokenizer and model ----
@@ -147,34 +189,6 @@ def smart_tokenizer_and_embedding_resize(
     resize_embeddings(model, len(tokenizer), num_new_tokens)
 
 
-def resize_embeddings(model: transformers.PreTrainedModel, num_tokens: int, num_new_tokens: int) -> None:
-    """Set the last num_new_tokens of num_tokens embedding rows, input and output, to the mean of the rows before.
-
-    Rows are added where there are too few; none is taken away, since some models have more rows than tokens.
-    """
-    if num_new_tokens == 0:
-        return
-    if model.config.get_text_config().vocab_size < num_tokens:
-        model.resize_token_embeddings(num_tokens, mean_resizing=False)
-    # Tied weights: both lines write the same rows, and writing the mean twice changes nothing.
-    for embeddings in (model.get_input_embeddings(), model.get_output_embeddings()):
-        if embeddings is not None:
-            with gathered(embeddings.weight), torch.no_grad():
-                rows = embeddings.weight[: num_tokens - num_new_tokens]
-                embeddings.weight[num_tokens - num_new_tokens : num_tokens] = rows.mean(dim=0, keepdim=True)
-
-
-def gathered(parameter: torch.nn.Parameter):
-    """Under ZeRO stage 3, which partitions parameters when it loads them: whole for the block, then written back."""
-    import contextlib
-
-    if not hasattr(parameter, "ds_id"):
-        return contextlib.nullcontext()
-    import deepspeed
-
-    return deepspeed.zero.GatheredParameters([parameter], modifier_rank=0)
-
-
 def chat_template(tokenizer: transformers.PreTrainedTokenizerBase) -> str:
     """A Jinja template by which servers turn a chat message into the training prompt, token for token.
 
@@ -204,7 +218,7 @@ def chat_template(tokenizer: transformers.PreTrainedTokenizerBase) -> str:
 def load_config(model_args: ModelArguments, cache_dir: str | None) -> transformers.PretrainedConfig:
     """The model's configuration. Raises UserError for a folder without one, or without weights to go with it."""
     name, folder = model_args.model_name_or_path, Path(model_args.model_name_or_path)
-    if not folder.is_dir() and (name.count("/") > 1 or name[:1] in "./~"):
+    if not folder.is_dir() and not is_hub_name(name):
         raise UserError(f"--model_name_or_path {name}: no such folder.")
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -291,12 +305,8 @@ def load_model(
 # ---- Training ----
 
 
-class AlpacaTrainer(CheckpointingTrainer):
-    """The Trainer, with checkpoints that are whole or not there, and tokens per second in its log."""
-
-    train_sampler = None
-    num_tokens = 0
-    logged_at = None
+class AlpacaTrainer(PackedTrainer):
+    """The Trainer, with packed steps, checkpoints that are whole or not there, and FSDP on every kind of device."""
 
     def create_accelerator_and_postprocess(self):
         super().create_accelerator_and_postprocess()
@@ -308,41 +318,12 @@ class AlpacaTrainer(CheckpointingTrainer):
             state.distributed_type = accelerate.utils.DistributedType.FSDP
             accelerate.PartialState._shared_state["distributed_type"] = state.distributed_type
             self.is_fsdp_enabled = True
-
-    def _get_train_sampler(self, train_dataset=None):
-        args = self.args
-        if not args.balance_batches or args.train_sampling_strategy != "random":
-            return super()._get_train_sampler(train_dataset)
-        self.train_sampler = BatchRebalanceSampler(
-            lengths=self.train_dataset.lengths.tolist(),
-            effective_batch_size=args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
-            dp_size=args.world_size,
-            grad_accum=args.gradient_accumulation_steps,
-            seed=args.seed if args.data_seed is None else args.data_seed,  # draws what random sampling draws
-            rank=args.process_index,
-            drop_last=args.dataloader_drop_last,
-        )
-        return self.train_sampler
-
-    def _run_epoch(self, epoch, **kwargs):
-        if self.train_sampler is not None:
-            # transformers 5.23 tells the sampler its epoch, except in a resumed run with several processes.
-            self.train_sampler.set_epoch(epoch)
-        super()._run_epoch(epoch=epoch, **kwargs)
-
-    def get_batch_samples(self, epoch_iterator, num_batches, device):
-        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        self.logged_at = self.logged_at or time.perf_counter()
-        self.num_tokens += sum(batch["attention_mask"].sum() for batch in batches)  # on the device: no waiting
-        return batches, num_items
-
-    def log(self, logs, start_time=None):
-        if "loss" in logs:
-            num_tokens = self.accelerator.reduce(torch.as_tensor(self.num_tokens, device=self.args.device)).item()
-            now = time.perf_counter()
-            logs["tokens_per_sec"] = round(num_tokens / (now - self.logged_at))
-            self.num_tokens, self.logged_at = 0, now
-        super().log(logs, start_time)
+        if self.is_fsdp_enabled and self.args.bf16:
+            # Weights are rounded once per gathering and gradients summed in float32; autocast would round the weights
+            # again in each micro-batch, and accelerate sum in bfloat16.
+            policy = MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=torch.float32)
+            self.accelerator.state.fsdp_plugin.mixed_precision_policy = policy
+            self.accelerator.native_amp = False
 
 
 class ProgressBar(transformers.trainer_callback.ProgressCallback):
@@ -360,9 +341,8 @@ class ProgressBar(transformers.trainer_callback.ProgressCallback):
 def train() -> None:
     model_args, data_args, lora_args, training_args = parse_arguments(sys.argv[1:])
     let_rank_0_alone_speak()
-    start_deepspeed_on_cpu(training_args)
     check_processes(training_args)
-    check_writable(training_args.output_dir)
+    check_output_dir(training_args.output_dir, lora_args)
     config = load_config(model_args, training_args.cache_dir)
     meta_model = skeleton(config)
     check_wrapped_layer(meta_model, training_args)
@@ -372,25 +352,25 @@ def train() -> None:
     tokenizer, num_new_tokens = load_tokenizer(
         model_args.model_name_or_path, training_args.cache_dir, training_args.model_max_length
     )
-    with training_args.main_process_first(desc="tokenization"):  # the other ranks find its result in the cache
-        train_dataset = SupervisedDataset(data_args.data_path, tokenizer, training_args.cache_dir)
-    say(train_dataset.summary())
+    data_module = make_supervised_data_module(tokenizer, data_args, training_args.cache_dir)
+    say(data_module["train_dataset"].summary())
     show_memory_table(meta_model, lora_args, training_args)
 
     transformers.set_seed(training_args.seed)
     model = load_model(model_args, config, tokenizer, num_new_tokens, lora_args, training_args)
     if lora_args.lora_rank:
         model = adapters.add_adapters(model, lora_args, model_args.model_name_or_path)
-    if training_args.skip_prompt_logits and not training_args.use_liger_kernel:
+    if training_args.skip_prompt_logits:
         compute_loss_on_response_only(model)
+    if training_args.compile_layers:
+        compile_layers(model)
     stop_on_sigterm = SaveAndStopOnSigterm()
     trainer = AlpacaTrainer(
         model=model,
         args=training_args,
-        train_dataset=train_dataset,
-        data_collator=DataCollatorForSupervisedDataset(tokenizer),
         processing_class=tokenizer,
         callbacks=[stop_on_sigterm],
+        **data_module,
     )
     if trainer.pop_callback(transformers.trainer_callback.ProgressCallback):
         trainer.add_callback(ProgressBar)
@@ -405,21 +385,9 @@ def train() -> None:
     if lora_args.merge_lora and training_args.should_save:
         transformers.integrations.unset_hf_deepspeed_config()  # ZeRO would spread the base over all ranks again
         base_model = load_model(model_args, config, tokenizer, num_new_tokens, LoraArguments(), training_args)
-        adapters.merge(Path(training_args.output_dir), base_model)
+        adapters.merge(Path(training_args.output_dir), base_model, tokenizer)
     trainer.accelerator.wait_for_everyone()
     say(f"model saved to {training_args.output_dir}")
-
-
-def start_deepspeed_on_cpu(training_args: TrainingArguments) -> None:
-    """Give DeepSpeed the process group that is there; by itself it would see a world of one process."""
-    if training_args.deepspeed and training_args.use_cpu:
-        import deepspeed
-
-        if not torch.distributed.is_initialized():
-            raise UserError(
-                "--deepspeed needs a launcher, for one process too: torchrun --nproc_per_node=1 train.py ..."
-            )
-        deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False)
 
 
 def show_memory_table(meta_model, lora_args: LoraArguments, training_args: TrainingArguments) -> None:
@@ -431,37 +399,11 @@ def show_memory_table(meta_model, lora_args: LoraArguments, training_args: Train
         local_world_size=int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
         training_args=training_args,
         frozen_bytes=0.5 if lora_args.load_in_4bit else 4,
+        config=meta_model.config,
     )
     say(text)
     if warning:
         say(f"warning: {warning}")
-
-
-def let_rank_0_alone_speak() -> None:
-    """Silence the libraries' messages and bars on the other ranks; errors still show."""
-    logging.getLogger("deepspeed").setLevel(logging.ERROR)
-    # DeepSpeed calls torch functions under names that torch is about to give up, at every step.
-    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
-    if os.environ.get("RANK", "0") != "0":
-        transformers.utils.logging.set_verbosity_error()
-        transformers.utils.logging.disable_progress_bar()
-        warnings.simplefilter("ignore")
-
-
-def check_processes(training_args: TrainingArguments) -> None:
-    num_processes, num_gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
-    if not training_args.use_cpu and 0 < num_gpus < num_processes:
-        raise UserError(f"{num_processes} processes for {num_gpus} GPU(s): set --nproc_per_node={num_gpus}.")
-
-
-def check_writable(output_dir: str) -> None:
-    """Make the output folder, and see that a file can be written there, before hours of work depend on it."""
-    try:
-        os.makedirs(output_dir, exist_ok=True)
-        with tempfile.TemporaryFile(dir=output_dir):
-            pass
-    except OSError as error:
-        raise UserError(f"--output_dir {output_dir}: cannot be written to ({error.strerror}).") from None
 
 
 def main() -> None:

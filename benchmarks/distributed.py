@@ -71,7 +71,7 @@ def measure(setting: str, folder: Path, data_path: str, num_steps: int) -> dict:
         accumulation = GLOBAL_BATCH // MICRO_BATCH // num_processes
         command += f"--per_device_train_batch_size {MICRO_BATCH} --gradient_accumulation_steps {accumulation}".split()
         command += f"--max_steps {num_steps + 1} --logging_steps 1 --save_strategy no --use_cpu True".split()
-        command += ["--cache_dir", str(folder), *flags]
+        command += flags
         environment = {**os.environ, "OMP_NUM_THREADS": str(num_threads), "HF_HUB_OFFLINE": "1"}
         out = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         if out.returncode:

@@ -1,10 +1,10 @@
-"""Seconds to tokenize 52,000 examples with their labels: one call per text, SupervisedDataset, and its next start.
+"""Seconds to tokenize 52,000 examples with their labels: one call per text, and SupervisedDataset.
 
 python -m benchmarks.tokenization [--data_path alpaca_data.json] [--tokenizer <folder>] [--repeats 3]
 
 The examples of the file are repeated, each with its number in it, until there are 52,000. Without --tokenizer, two are
 made from the data, 16,000 words each: LLaMA's kind (BPE over the whole text) and OPT's (BPE over words). One call per
-text is what the definition says: prompt + response, and the prompt again for its length. Both commands read the file
+text is what the definition says: prompt + response, and the prompt again for its length. Both ways read the file
 too, and give the same token ids and labels, which is checked. Prints medians, and ends with a line of JSON.
 """
 
@@ -81,7 +81,7 @@ def one_call_per_text(data_path: str, tokenizer) -> tuple[list[list[int]], list[
     return input_ids, source_lens
 
 
-def measure(way: str, data_path: str, folder: str, cache_dir: str) -> dict:
+def measure(way: str, data_path: str, folder: str) -> dict:
     """Do it once in this process; a hash of all token ids and prompt lengths is part of the result."""
     import hashlib
 
@@ -94,11 +94,11 @@ def measure(way: str, data_path: str, folder: str, cache_dir: str) -> dict:
     if way == "one call per text":
         input_ids, source_lens = one_call_per_text(data_path, tokenizer)
     else:
-        dataset = train.SupervisedDataset(data_path, tokenizer, cache_dir)
+        dataset = train.SupervisedDataset(data_path, tokenizer)
     seconds = time.perf_counter() - start
     peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if way != "one call per text":
-        input_ids, source_lens = np.split(dataset.input_ids, dataset.offsets[1:-1]), dataset.source_lens
+        input_ids, source_lens = dataset.input_ids, dataset.source_lens
     lengths = np.array([len(ids) for ids in input_ids])
     everything = (np.concatenate(input_ids), lengths, np.array(source_lens))
     digest = hashlib.sha256(b"".join(array.astype(np.int64).tobytes() for array in everything)).hexdigest()
@@ -106,24 +106,9 @@ def measure(way: str, data_path: str, folder: str, cache_dir: str) -> dict:
 
 
 def repeat(repeats: int, way: str, data_path: Path, folder: Path) -> dict:
-    """The median of several processes; for "next start", a first one fills the cache."""
-    results = []
-    with tempfile.TemporaryDirectory() as cache_dir:
-        for _ in range(repeats + (way == "next start")):
-            if way == "SupervisedDataset":
-                cache_dir = tempfile.mkdtemp(dir=data_path.parent)  # an empty cache for each
-            command = [
-                sys.executable,
-                "-m",
-                "benchmarks.tokenization",
-                "--measure",
-                way,
-                str(data_path),
-                str(folder),
-                cache_dir,
-            ]
-            results.append(result_of(command))
-    return {"way": way, **median_of(results[-repeats:], "sec")}
+    """The median of several processes."""
+    command = [sys.executable, "-m", "benchmarks.tokenization", "--measure", way, str(data_path), str(folder)]
+    return {"way": way, **median_of([result_of(command) for _ in range(repeats)], "sec")}
 
 
 def main() -> None:
@@ -131,7 +116,7 @@ def main() -> None:
     parser.add_argument("--data_path", default=str(ROOT / "alpaca_data.json"))
     parser.add_argument("--tokenizer", help="a tokenizer's folder, in place of the two that are made")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--measure", nargs=4, help="used by the benchmark itself")
+    parser.add_argument("--measure", nargs=3, help="used by the benchmark itself")
     arguments = parser.parse_args()
     if arguments.measure:
         print(json.dumps(measure(*arguments.measure)))
@@ -148,7 +133,7 @@ def main() -> None:
             folders[kind] = Path(folder) / kind
             make_tokenizer(kind, texts, folders[kind])
         for kind, tokenizer in folders.items():
-            for way in ("one call per text", "SupervisedDataset", "next start"):
+            for way in ("one call per text", "SupervisedDataset"):
                 rows.append({"tokenizer": kind, **repeat(arguments.repeats, way, data, tokenizer)})
                 if rows[-1]["sha256"] != next(row["sha256"] for row in rows if row["tokenizer"] == kind):
                     raise SystemExit(f"{kind}, {way}: not the ids and labels of one call per text")

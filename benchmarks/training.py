@@ -82,27 +82,34 @@ def trainer_arguments(micro_batch: int, num_steps: int, output_dir: str) -> dict
     }
 
 
+def trl_dataset(data_path: str, tokenizer):
+    """The examples as TRL's SFTTrainer takes them, with the loss on completions only."""
+    import datasets
+
+    from alpaca.examples import load_examples
+    from utils import format_prompt
+
+    rows = [
+        {"prompt": format_prompt(e["instruction"], e["input"]), "completion": e["output"] + tokenizer.eos_token}
+        for e in load_examples(data_path)
+    ]
+    return datasets.Dataset.from_list(rows)
+
+
 def make_trainer(variant: str, folder: str, data_path: str, arguments: dict):
     import transformers
 
     import train
-    from alpaca.examples import load_examples
-    from utils import format_prompt
 
     tokenizer = train.load_tokenizer(folder, None, 512)[0]
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
     if variant.startswith("b"):
-        import datasets
         import trl
 
-        rows = [
-            {"prompt": format_prompt(e["instruction"], e["input"]), "completion": e["output"] + tokenizer.eos_token}
-            for e in load_examples(data_path)
-        ]
         if variant == "b trl grouped":
             arguments["train_sampling_strategy"] = "group_by_length"
         args = trl.SFTConfig(**arguments, max_length=512, bf16=False, gradient_checkpointing=False)
-        return trl.SFTTrainer(model, args, train_dataset=datasets.Dataset.from_list(rows), processing_class=tokenizer)
+        return trl.SFTTrainer(model, args, train_dataset=trl_dataset(data_path, tokenizer), processing_class=tokenizer)
     common = {
         "train_dataset": train.SupervisedDataset(data_path, tokenizer),
         "data_collator": train.DataCollatorForSupervisedDataset(tokenizer),
@@ -170,14 +177,18 @@ def length_summary(folder: str, data_path: str) -> str:
 def padding_shares(lengths, micro_batch: int) -> tuple[float, float]:
     """Share of padding in what is computed in an epoch: with random micro-batches, and as train.py deals them."""
     import torch
-    from transformers.trainer_pt_utils import BatchRebalanceSampler
 
-    order = torch.randperm(len(lengths), generator=torch.Generator().manual_seed(42)).tolist()
+    from alpaca.training.packed_steps import CPU_TOKENS, cut
+
+    order = torch.randperm(len(lengths), generator=torch.Generator().manual_seed(42)).numpy()
     plain = [order[i : i + micro_batch] for i in range(0, len(order), micro_batch)]
-    ours = BatchRebalanceSampler(lengths.tolist(), GLOBAL_BATCH, dp_size=1, grad_accum=GLOBAL_BATCH // micro_batch)
+    steps = [order[i : i + GLOBAL_BATCH] for i in range(0, len(order), GLOBAL_BATCH)]
+    ours = [
+        step[group] for step in steps for group in cut(lengths[step], 1, min(micro_batch * 512, CPU_TOKENS), False)[0]
+    ]
     return tuple(
         1 - sum(lengths[batch].sum() for batch in batches) / sum(lengths[batch].max() * len(batch) for batch in batches)
-        for batches in (plain, list(ours))
+        for batches in (plain, ours)
     )
 
 

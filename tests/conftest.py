@@ -1,6 +1,5 @@
 """Fixtures that several test files share: the reference data, tiny models."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -9,12 +8,6 @@ from configs import tiny_models
 from tests.helpers.commands import ROOT
 
 REFERENCE_DATA = ROOT.parent / "shared" / "data"
-
-
-@pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory):
-    """Keep what tests cache out of the user's own cache folder."""
-    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")

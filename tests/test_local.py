@@ -120,6 +120,10 @@ def test_an_adapter_is_loaded_with_its_base_and_the_row_of_its_pad_token(tiny_ll
         expected = adapter(input_ids=ids).logits
         torch.testing.assert_close(local.model(ids).logits[..., :-1], expected, atol=1e-4, rtol=1e-4)
         assert (plain.model(ids).logits - expected).abs().max() > 1e-3
+    for path in [*(tmp_path / "adapter").glob("tokenizer*"), *(tmp_path / "adapter").glob("special_tokens*")]:
+        path.unlink()
+    local = load_model(str(tmp_path / "adapter"))
+    assert len(local.tokenizer) == len(local.model.get_input_embeddings().weight) == len(tokenizer) - 1
     shutil.rmtree(base)
     with pytest.raises(UserError, match=r"its base .* is not there"):
         load_model(str(tmp_path / "adapter"))

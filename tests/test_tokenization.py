@@ -1,8 +1,8 @@
-"""tokenization.py: one pass gives what two passes give, for any tokenizer and any text; the cache."""
+"""Token ids and labels: batched calls give what the definition says, for any tokenizer and any text."""
 
 import json
+import re
 
-import numpy as np
 import pytest
 import transformers
 from hypothesis import HealthCheck, given, settings
@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 import train
-from alpaca.training import tokenization
 from configs.tiny_models import TEXT
-from utils import format_prompt
+from utils import format_prompt, jdump
 
 TRAINING_TEXT = [*TEXT, "Response:Paris Response:12 :a a:b (a):(b)  two  spaces\n\nlines\n"] * 3
 
@@ -98,7 +97,7 @@ MAKERS = {
         train_bpe(pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()), "<s> $A </s>"
     ),
 }
-TWO_PASSES = {"text end added", "words looked up first, without a border before the colon"}
+ADD_EOS = {"text end added", "ByT5"}
 
 
 @pytest.fixture(scope="module", params=MAKERS)
@@ -112,26 +111,21 @@ def tokenizer(request):
     return fast
 
 
+def read_alone(text, tokenizer):
+    """The text's ids as the contract counts them: without an EOS that is not in the text, cut off at the limit."""
+    ids = tokenizer(text).input_ids
+    if tokenizer.maker in ADD_EOS and (tokenizer.maker != "ByT5" or not text.endswith("</s>")):
+        assert ids.pop() == tokenizer.eos_token_id
+    return ids[: tokenizer.model_max_length]
+
+
 def assert_equals_the_definition(sources, targets, tokenizer):
-    ids, offsets, source_lens = tokenization.tokenize(sources, targets, tokenizer)
-    assert len(offsets) == len(sources) + 1
-    for i, (source, target) in enumerate(zip(sources, targets, strict=True)):
-        expected = tokenizer(source + target, truncation=True).input_ids
-        assert ids[offsets[i] : offsets[i + 1]].tolist() == expected, (source, target)
-        assert source_lens[i] == len(tokenizer(source, truncation=True).input_ids), (source, target)
-
-
-def test_one_pass_is_taken_where_it_can_be(tokenizer):
-    one_pass = tokenization.border_shows_source_len(tokenizer, format_prompt("Name it:"))
-    assert one_pass == (tokenizer.maker not in TWO_PASSES)
-
-
-def test_most_examples_are_read_once(tokenizer, monkeypatch):
-    read_again = []
-    monkeypatch.setattr(tokenization, "read", lambda texts, _: [read_again.append(text) or [] for text in texts])
-    if tokenizer.maker not in TWO_PASSES:
-        tokenization.tokenize([format_prompt("Name it.")] * 3, ["Paris.</s>", "a</s>", "</s>"], tokenizer)
-        assert len(read_again) <= 1  # "Response:Paris" is in the vocabulary of some
+    """One text at a time gives what the batched calls give."""
+    input_ids, source_lens = train.tokenize(sources, targets, tokenizer)
+    assert len(input_ids) == len(source_lens) == len(sources)
+    for ids, source_len, source, target in zip(input_ids, source_lens, sources, targets, strict=True):
+        assert ids.tolist() == read_alone(source + target, tokenizer), (source, target)
+        assert source_len == len(read_alone(source, tokenizer)), (source, target)
 
 
 def test_typical_responses_equal_the_definition(tokenizer):
@@ -150,57 +144,35 @@ def test_any_text_equals_the_definition(tokenizer, examples):
     assert_equals_the_definition(sources, [response + "</s>" for _, response in examples], tokenizer)
 
 
-def test_a_tokenizer_written_in_python_is_read_without_a_cache(tmp_path):
-    tokenizer = transformers.ByT5Tokenizer(model_max_length=100)
-    assert_equals_the_definition([format_prompt("Say hi.")] * 2, ["Hi.</s>", "</s>"], tokenizer)
-    assert tokenization.cache_key(["Say hi:"], ["Hi."], tokenizer) is None
-    assert tokenization.cached(None, str(tmp_path), lambda: 1) == 1
-    assert list(tmp_path.iterdir()) == []
+def test_many_examples_keep_their_order(tokenizer, monkeypatch):
+    monkeypatch.setattr(train, "CHUNK", 3)
+    sources = [format_prompt(f"Name number {i}.") for i in range(10)]
+    assert_equals_the_definition(sources, [f"{i}</s>" for i in range(10)], tokenizer)
+
+
+def test_a_tokenizer_written_in_python_that_ends_texts_without_eos():
+    tokenizer = transformers.ByT5Tokenizer(model_max_length=400)
+    tokenizer.maker = "ByT5"
+    assert_equals_the_definition([format_prompt("Say hi.")] * 3, ["Hi.</s>", "</s>", "a</s></s>"], tokenizer)
+
+
+def test_a_target_has_every_label_and_one_eos(tokenizer, tmp_path):
+    tokenizer.model_max_length = 1000
+    jdump([{"instruction": "Name it.", "input": "", "output": " Paris."}], tmp_path / "data.json")
+    [item] = train.SupervisedDataset(str(tmp_path / "data.json"), tokenizer)
+    tokenizer.model_max_length = 100
+    labels = item["labels"][item["labels"] != -100].tolist()
+    assert labels.count(tokenizer.eos_token_id) == 1
+    assert labels[-1] == tokenizer.eos_token_id
+    text = tokenizer.decode(labels, skip_special_tokens=True)
+    assert re.sub("[ ▁]", "", text).lower() == "paris."  # not all of them have a decoder
 
 
 def test_the_tokenizer_is_saved_without_a_length_limit(tokenizer, tmp_path):
-    tokenization.tokenize(["Say hi:"] * 2, ["Hi.</s>", "12</s>"], tokenizer)
+    tokenizer("Something else.", truncation=True)
+    train.tokenize(["Say hi:"] * 2, ["Hi.</s>", "12</s>"], tokenizer)
     tokenizer.save_pretrained(tmp_path)
     assert json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))["truncation"] is None
-
-
-def test_the_result_is_computed_once_for_the_same_texts_and_tokenizer(tokenizer, tmp_path):
-    calls = []
-
-    def start(sources, targets):
-        def compute():
-            calls.append(1)
-            return tokenization.tokenize(sources, targets, tokenizer)
-
-        key = tokenization.cache_key(sources, targets, tokenizer)
-        return tokenization.cached(key, str(tmp_path), compute)
-
-    first = start(["Say hi:"], ["Hi.</s>"])
-    tokenizer("Something else.", truncation=True)
-    again = start(["Say hi:"], ["Hi.</s>"])
-    assert len(calls) == 1
-    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
-    start(["Say hi:"], ["Ho.</s>"])
-    tokenizer.model_max_length = 50
-    start(["Say hi:"], ["Hi.</s>"])
-    tokenizer.model_max_length = 100
-    assert len(calls) == 3
-
-
-def test_a_cache_file_cut_off_is_made_again(tmp_path):
-    result = (np.arange(3, dtype=np.int32), np.array([0, 3]), np.array([1], dtype=np.int32))
-    tokenization.cached(b"key", str(tmp_path), lambda: result)
-    (path,) = (tmp_path / "alpaca-tokenized").iterdir()
-    path.write_bytes(path.read_bytes()[:-30])
-    again = tokenization.cached(b"key", str(tmp_path), lambda: result)
-    assert all(np.array_equal(a, b) for a, b in zip(result, again, strict=True))
-
-
-def test_a_cache_folder_that_cannot_be_written_is_done_without(tmp_path):
-    (tmp_path / "alpaca-tokenized").write_text("a file")
-    result = (np.arange(3, dtype=np.int32), np.array([0, 3]), np.array([1], dtype=np.int32))
-    again = tokenization.cached(b"key", str(tmp_path), lambda: result)
-    assert all(a is b for a, b in zip(again, result, strict=True))
 
 
 @pytest.mark.parametrize("special_tokens", [("<s>", "</s>", "<unk>"), ("", "", "")], ids=["usual", "empty names"])
@@ -221,4 +193,5 @@ def test_a_llama_checkpoint_with_a_sentencepiece_model_only_begins_texts_as_in_2
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (1, 2)
     ids = tokenizer("Name three colours.</s>").input_ids
     assert (ids[0], ids[-1]) == (1, 2)
+    tokenizer.maker = "LLaMA"
     assert_equals_the_definition([format_prompt("Say hi.")] * 3, ["Hi.</s>", "12</s>", "</s>"], tokenizer)

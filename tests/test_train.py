@@ -98,6 +98,28 @@ def test_collator_pads_on_the_right_and_masks_the_padding(tokenizer):
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
 
 
+@pytest.mark.parametrize("seed", [["--seed", "7"], ["--data_seed", "7"], []], ids=" ".join)
+def test_a_step_holds_the_examples_that_random_sampling_draws(seed, tiny_llama, tmp_path):
+    jdump([{"instruction": f"Count to {i}.", "output": "1 " * i} for i in range(20)], tmp_path / "data.json")
+    tokenizer = train.load_tokenizer(str(tiny_llama), None, 128)[0]
+    data = train.make_supervised_data_module(tokenizer, train.DataArguments(data_path=str(tmp_path / "data.json")))
+    model = transformers.AutoModelForCausalLM.from_pretrained(tiny_llama)
+
+    def batches(pack_steps: str) -> list:
+        batch_flags = ("--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "4")
+        args = parse("--use_cpu", "True", *batch_flags, "--model_max_length", "128", "--pack_steps", pack_steps, *seed)
+        return list(train.AlpacaTrainer(model, args, processing_class=tokenizer, **data).get_train_dataloader())
+
+    def lengths(micro_batches) -> list[int]:
+        return sorted(n for batch in micro_batches for n in batch["attention_mask"].sum(dim=1).tolist())
+
+    plain = batches(pack_steps="False")
+    expected = [lengths(plain[i : i + 4]) for i in range(0, len(plain), 4)]
+    found = [lengths(step["micro_batches"]) for step in batches(pack_steps="True")]
+    assert len(expected) == 3
+    assert found == expected
+
+
 # ---- Special tokens and embeddings ----
 
 
@@ -134,6 +156,20 @@ def test_a_model_with_spare_rows_keeps_them_and_gets_no_more(tiny_llama):
     assert new.shape == old.shape
     assert torch.equal(new[num_old], old[:num_old].mean(dim=0))
     assert torch.equal(new[num_old + 1 :], old[num_old + 1 :])
+
+
+def test_a_tokenizer_longer_than_the_embeddings_gets_rows_though_no_token_is_new(tiny_llama):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_llama)
+    model = transformers.AutoModelForCausalLM.from_pretrained(tiny_llama)
+    old = model.get_output_embeddings().weight.detach().clone()
+    tokenizer.add_tokens(["<tool>"])
+    train.smart_tokenizer_and_embedding_resize({}, tokenizer, model)
+    assert torch.equal(model.get_output_embeddings().weight[-1], old.mean(dim=0))
+    tokenizer.add_tokens(["<other>"])
+    train.smart_tokenizer_and_embedding_resize({"pad_token": "[PAD]"}, tokenizer, model)
+    new = model.get_output_embeddings().weight
+    assert len(new) == len(tokenizer) == len(old) + 3
+    assert torch.equal(new[-2:], new[:-2].mean(dim=0, keepdim=True).expand(2, -1))
 
 
 def test_nothing_is_added_where_no_token_is_missing(tiny_opt):
@@ -285,21 +321,48 @@ def test_a_damaged_file_is_one_clear_line(tmp_path, content, message):
 # ---- Memory table ----
 
 
-def memory_of(num_parameters, world_size, **flags):
+def arguments_on_a_gpu(**flags):
     args = types.SimpleNamespace(
         device=torch.device("cuda"), optim=types.SimpleNamespace(value="adamw_torch"), bf16=True, fp16=False,
-        fsdp=None, fsdp_config=None, deepspeed=None,
+        fsdp=None, fsdp_config=None, deepspeed=None, per_device_train_batch_size=4, gradient_accumulation_steps=8,
+        world_size=1, model_max_length=512, pack_steps=True, gradient_checkpointing=False,
+        activation_checkpointing=False, accelerator_config=types.SimpleNamespace(gradient_accumulation_kwargs=None),
     )  # fmt: skip
     vars(args).update(flags)
-    rows = memory.estimate(num_parameters, num_parameters, world_size, args)
+    return args
+
+
+def memory_of(num_parameters, world_size, **flags):
+    rows = memory.estimate(num_parameters, num_parameters, world_size, arguments_on_a_gpu(**flags))
     return {place: sum(row.num_bytes for row in rows if row.place == place) for place in ("gpu", "cpu")}
 
 
-def test_seven_billion_parameters_take_112_gb_and_a_share_of_it_when_sharded():
+def test_seven_billion_parameters_take_112_gb_a_copy_in_16_bits_and_a_share_of_it_when_sharded():
     config = {"reshard_after_forward": True}
-    assert memory_of(7e9, 1) == {"gpu": 112e9, "cpu": 0}
-    assert memory_of(7e9, 4, fsdp=True, fsdp_config=config) == {"gpu": 28e9, "cpu": 0}
+    assert memory_of(7e9, 1) == {"gpu": 112e9 + 14e9, "cpu": 0}
+    assert memory_of(7e9, 1, bf16=False) == {"gpu": 112e9, "cpu": 0}
+    sharded = {"fsdp": True, "fsdp_config": config}
+    assert memory_of(7e9, 4, **sharded) == {"gpu": 7e9 + 28e9 + 14e9, "cpu": 0}  # gradients whole until they are summed
+    each_micro_batch = types.SimpleNamespace(gradient_accumulation_kwargs={"sync_each_batch": True})
+    assert memory_of(7e9, 4, **sharded, accelerator_config=each_micro_batch) == {"gpu": 28e9, "cpu": 0}
     assert memory_of(7e9, 4, fsdp=True, fsdp_config={**config, "cpu_offload": True}) == {"gpu": 0, "cpu": 28e9}
+
+
+@pytest.mark.parametrize(
+    ("hidden_size", "num_layers", "intermediate_size", "measured"),
+    [(4096, 32, 11008, 134.0e9), (2048, 16, 5504, 20.7e9)],
+)
+def test_memory_is_told_within_a_twentieth_of_what_was_measured_on_an_h200(
+    hidden_size, num_layers, intermediate_size, measured
+):
+    config = transformers.LlamaConfig(
+        vocab_size=32001, hidden_size=hidden_size, intermediate_size=intermediate_size, num_hidden_layers=num_layers,
+        num_attention_heads=hidden_size // 128,
+    )  # fmt: skip
+    num_parameters = sum(parameter.numel() for parameter in train.skeleton(config).parameters())
+    args = arguments_on_a_gpu(fsdp=True, fsdp_config={"reshard_after_forward": False})
+    rows = memory.estimate(num_parameters, num_parameters, 1, args) + memory.activations(config, args)
+    assert sum(row.num_bytes for row in rows) == pytest.approx(measured, rel=0.05)
 
 
 def test_deepspeed_offload_keeps_everything_in_cpu_memory():
@@ -311,16 +374,21 @@ def test_deepspeed_offload_keeps_everything_in_cpu_memory():
 
 def test_too_little_memory_is_said_with_the_flag_to_try(monkeypatch):
     monkeypatch.setattr(memory, "available", lambda local_world_size: {"cpu": 64e9, "gpu": 80e9})
-    args = types.SimpleNamespace(
-        device=torch.device("cuda"), optim=types.SimpleNamespace(value="adamw_torch"), bf16=True, fp16=False,
-        fsdp=None, fsdp_config=None, deepspeed=None, per_device_train_batch_size=4, gradient_accumulation_steps=8,
-        world_size=1,
-    )  # fmt: skip
+    args = arguments_on_a_gpu()
     table, warning = memory.table(7_000_000_000, 7_000_000_000, 1, args)
     assert "7,000.0 million parameters" in table
-    assert "112.000 GB  of 80.0 GB available" in table
-    assert "112.0 GB of gpu memory are needed and 80.0 GB there" in warning
+    assert "126.000 GB  of 80.0 GB available" in table
+    assert "126.0 GB of gpu memory are needed and 80.0 GB there" in warning
     assert '--fsdp "full_shard auto_wrap"' in warning
+
+
+def test_a_container_has_the_memory_of_its_limit_not_of_its_host(monkeypatch, tmp_path):
+    for name, text in (("memory.max", "3000"), ("memory.current", "2000"), ("memory.stat", "anon 1500\nfile 500\n")):
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(memory, "Path", lambda path: {"/sys/fs/cgroup": tmp_path}[path])
+    assert memory.available(local_world_size=2)["cpu"] == 750
+    (tmp_path / "memory.max").write_text("max")
+    assert memory.available(local_world_size=2)["cpu"] > 1e6
 
 
 # ---- Checkpoints ----
@@ -377,6 +445,64 @@ def test_a_step_that_is_trained_again_replaces_its_checkpoint(checkpoint):
     assert (checkpoint / "model.safetensors").read_bytes() == b"other"
     assert not (checkpoint / "global_step2").exists()
     assert checkpoints.what_is_missing(checkpoint) is None
+
+
+def test_a_start_empties_what_a_killed_run_left_unfinished(tiny_opt, tmp_path):
+    jdump([{"instruction": f"Say {i}.", "output": "1"} for i in range(4)], tmp_path / "data.json")
+    out = tmp_path / "out"
+    for name in ("checkpoint-1", "checkpoint-1.replaced", "model"):
+        (out / "unfinished" / name).mkdir(parents=True)
+        (out / "unfinished" / name / "left_over.bin").write_bytes(b"x")
+    (out / "checkpoint-1").mkdir()
+    tokenizer = train.load_tokenizer(str(tiny_opt), None, 128)[0]
+    data = train.make_supervised_data_module(tokenizer, train.DataArguments(data_path=str(tmp_path / "data.json")))
+    args = parse("--use_cpu", "True", "--max_steps", "1", "--save_steps", "1", "--output_dir", str(out))
+    model = transformers.AutoModelForCausalLM.from_pretrained(tiny_opt)
+    trainer = train.AlpacaTrainer(model, args, processing_class=tokenizer, **data)
+    trainer.train()
+    trainer.save_final_model()
+    assert checkpoints.what_is_missing(out / "checkpoint-1") is None
+    assert list(out.rglob("left_over.bin")) == []
+    assert (out / "model.safetensors").is_file()
+
+
+def test_a_new_model_takes_the_place_of_an_earlier_ones_files_and_of_no_others(tmp_path):
+    earlier = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json"]
+    others = ["reward_model.safetensors", "model_of_mine.safetensors", "adapter_model.safetensors"]
+    for name in [*earlier, *others, "config.json"]:
+        (tmp_path / name).write_text("old")
+    unfinished = tmp_path / "unfinished" / "model"
+    unfinished.mkdir(parents=True)
+    for name in ("model.safetensors", "config.json"):
+        (unfinished / name).write_text("new")
+    checkpoints.move_model(unfinished, tmp_path)
+    found = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert found == {"model.safetensors": "new", "config.json": "new", **dict.fromkeys(others, "old")}
+
+
+def test_a_full_model_is_not_written_beside_an_adapter_that_would_be_loaded_with_it(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    checkpoints.check_output_dir(str(tmp_path), train.LoraArguments(lora_rank=4))
+    with pytest.raises(UserError, match="holds an adapter"):
+        checkpoints.check_output_dir(str(tmp_path), train.LoraArguments())
+
+
+# ---- Processes ----
+
+
+def test_several_gpus_without_a_launcher_are_refused_with_the_line_to_type(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    with pytest.raises(UserError, match=r"torchrun --nproc_per_node=4 train\.py"):
+        arguments.check_processes(types.SimpleNamespace(use_cpu=False, n_gpu=4, deepspeed=None))
+    arguments.check_processes(types.SimpleNamespace(use_cpu=False, n_gpu=1, deepspeed=None))  # under torchrun
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    with pytest.raises(UserError, match="--nproc_per_node=2"):
+        arguments.check_processes(types.SimpleNamespace(use_cpu=False, n_gpu=1, deepspeed=None))
 
 
 # ---- Adapters ----

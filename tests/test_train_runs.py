@@ -9,6 +9,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ import time
 import pytest
 import torch
 
+from alpaca.inference.local import load_model
 from tests.helpers.commands import ROOT, assert_fails_in_one_line, run_script
 from utils import jdump
 
@@ -165,11 +167,32 @@ def test_one_process_without_the_speed_ups_and_two_ranks_with_them_train_alike(t
     # 96 examples in steps of 20: the last step of an epoch is a short one
     flags = ["--model_name_or_path", tiny_llama, "--data_path", data_path, *RECIPE, "--num_train_epochs", 2]
     flags += ["--per_device_train_batch_size", 5]
-    plain = ["--balance_batches", False, "--skip_prompt_logits", False]
+    plain = ["--pack_steps", False, "--skip_prompt_logits", False]
     run(python(*flags, *plain, "--output_dir", tmp_path / "one", "--gradient_accumulation_steps", 4))
     run(torchrun(*flags, "--output_dir", tmp_path / "two", *FSDP, "LlamaDecoderLayer"))
     assert losses(tmp_path / "one") == pytest.approx(losses(tmp_path / "two"), abs=1e-4)
     assert_close_weights(tmp_path / "one", tmp_path / "two")
+
+
+def test_packed_rows_keep_to_the_plain_trainers_losses_on_any_number_of_ranks(tiny_llama, data_path, tmp_path):
+    def packed(command):
+        at = command.index("train.py")
+        return [*command[:at], "-m", "tests.helpers.packed_train", *command[at + 1 :]]
+
+    flags = ["--model_name_or_path", tiny_llama, "--data_path", data_path, *RECIPE, "--num_train_epochs", 2]
+    flags += ["--per_device_train_batch_size", 5, "--save_steps", 3, "--learning_rate", 2e-4]
+    one = ["--gradient_accumulation_steps", 4]
+    plain, ddp, fsdp, resumed = (tmp_path / name for name in ("plain", "ddp", "fsdp", "resumed"))
+    run(python(*flags, *one, "--output_dir", plain, "--pack_steps", False, "--skip_prompt_logits", False))
+    run(packed(torchrun(*flags, "--output_dir", ddp, "--save_total_limit", 9)))
+    run(packed(torchrun(*flags, "--output_dir", fsdp, *FSDP, "LlamaDecoderLayer")))
+    assert len(losses(plain)) == 10
+    assert losses(ddp) == pytest.approx(losses(plain), abs=1e-6)
+    assert losses(fsdp) == pytest.approx(losses(plain), abs=1e-6)
+    # One process goes on where two have left off, inside an epoch.
+    shutil.copytree(ddp / "checkpoint-3", resumed / "checkpoint-3")
+    run(packed(python(*flags, *one, "--output_dir", resumed, "--resume_from_checkpoint", True)))
+    assert losses(resumed) == pytest.approx(losses(ddp), abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -241,6 +264,8 @@ def test_the_merged_model_equals_base_and_adapter(launch, flags, tiny_llama, dat
     for name, tensor in base.state_dict().items():
         is_adapted = any(target in name for target in config["target_modules"])
         assert torch.equal(tensor, merged.state_dict()[name][: len(tensor)]) != is_adapted, name
+    local = load_model(str(out / "adapter"))
+    assert len(local.tokenizer) == len(local.model.get_input_embeddings().weight) == 401
     adapted = peft.PeftModel.from_pretrained(base, out / "adapter").eval()
     input_ids = torch.arange(3, 60)[None]
     with torch.no_grad():
@@ -354,8 +379,8 @@ def mistakes(tiny_llama, data_path, tmp_path_factory):
         "no weights": ({"--model_name_or_path": tmp / "no_weights"}, ["no weights", "--init_from_config True"]),
         "unknown flag": ({"--learning_rat": "1"}, ["no flag --learning_rat", "Did you mean --learning_rate?"]),
         "bad value": ({"--learning_rate": "fast"}, ["--learning_rate", "fast"]),
-        "output not writable": ({"--output_dir": tmp / "file" / "out"}, ["--output_dir", "cannot be written"]),
-        "no such config": ({"--config": tmp / "none.yaml"}, ["none.yaml", "cannot be read"]),
+        "output not writable": ({"--output_dir": tmp / "file" / "out"}, ["--output_dir", "cannot be written to"]),
+        "no such config": ({"--config": tmp / "none.yaml"}, ["none.yaml", "no such file"]),
         "no such checkpoint": ({"--resume_from_checkpoint": tmp / "none"}, ["not a whole checkpoint", "no such"]),
         "no such layer": (
             {"--lora_rank": "4", "--lora_target_modules": "q_prj"},
@@ -387,6 +412,15 @@ def test_a_mistake_gets_one_clear_line(name, mistakes):
     result, parts = mistakes[name]
     assert_fails_in_one_line(result, *parts)
     assert "Loading weights" not in result.stderr
+
+
+def test_without_deepspeed_its_flag_alone_is_refused(tiny_llama, data_path, tmp_path):
+    block = "import sys; sys.modules['deepspeed'] = None; import train; train.main()"
+    flags = ["--model_name_or_path", tiny_llama, "--data_path", data_path, "--output_dir", tmp_path, "--max_steps", 1]
+    result = run_script("-c", block, *flags, "--deepspeed", "./configs/default_offload_opt_param.json")
+    assert_fails_in_one_line(result, "--deepspeed", "pip install deepspeed")
+    result = run_script("-c", block, *flags)
+    assert result.returncode == 0, result.stderr
 
 
 def test_help_lists_the_flags():

@@ -6,6 +6,7 @@ short ones do not wait for long ones. Greedy responses are those of transformers
 
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
+import contextlib
 import inspect
 import os
 import random
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils import UserError, jload
+from utils import UserError, is_hub_name, jload
 
 if typing.TYPE_CHECKING:
     import torch
@@ -82,7 +83,7 @@ def load_model(model_name_or_path: str, cache_dir: str | None = None) -> LocalMo
     In bfloat16 on a GPU, in float32 on the CPU. Raises UserError where it cannot be loaded.
     """
     folder = Path(model_name_or_path)
-    if not folder.is_dir() and (model_name_or_path.count("/") > 1 or model_name_or_path[:1] in "./~"):
+    if not folder.is_dir() and not is_hub_name(model_name_or_path):
         raise UserError(f"--model_name_or_path {model_name_or_path}: no such folder.")
     is_adapter = (folder / "adapter_config.json").is_file()
     if folder.is_dir() and not is_adapter and not (folder / "config.json").is_file():
@@ -96,7 +97,11 @@ def load_model(model_name_or_path: str, cache_dir: str | None = None) -> LocalMo
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if device == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(model_name_or_path, cache_dir=cache_dir)
+        # An adapter folder without a tokenizer goes with its base's.
+        has_tokenizer = not is_adapter or (folder / "tokenizer_config.json").is_file()
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            model_name_or_path if has_tokenizer else base, cache_dir=cache_dir
+        )
         model = transformers.AutoModelForCausalLM.from_pretrained(base, cache_dir=cache_dir, dtype=dtype)
         if is_adapter:
             model = add_adapter(model, folder, len(tokenizer))
@@ -122,19 +127,37 @@ def adapter_base(folder: Path) -> str:
 
 
 def add_adapter(model, folder: Path, num_tokens: int):
-    """The model with an adapter's weights added in. Rows that the adapter's tokenizer has beyond the base's are the
-    mean of the base's, as they were in training."""
+    """The model with an adapter's weights added in, and its embeddings as they were in training."""
     import peft
+
+    resize_embeddings(model, num_tokens)
+    return peft.PeftModel.from_pretrained(model, folder).merge_and_unload()
+
+
+def resize_embeddings(model: "transformers.PreTrainedModel", num_tokens: int, num_new_tokens: int = 0) -> None:
+    """Give the model a row for each of num_tokens tokens. Those that it gains, and those of the last num_new_tokens,
+    input and output, are the mean of the rows before them. None is taken away: some models have more rows than tokens.
+    """
     import torch
 
     num_rows = model.config.get_text_config().vocab_size
     if num_rows < num_tokens:
         model.resize_token_embeddings(num_tokens, mean_resizing=False)
-        for embeddings in (model.get_input_embeddings(), model.get_output_embeddings()):
-            if embeddings is not None:
-                with torch.no_grad():
-                    embeddings.weight[num_rows:] = embeddings.weight[:num_rows].mean(dim=0, keepdim=True)
-    return peft.PeftModel.from_pretrained(model, folder).merge_and_unload()
+    num_old = min(num_rows, num_tokens - num_new_tokens)
+    # Tied weights: both turns write the same rows, and writing the mean twice changes nothing.
+    for embeddings in (model.get_input_embeddings(), model.get_output_embeddings()):
+        if embeddings is not None and num_old < num_tokens:
+            with gathered(embeddings.weight), torch.no_grad():
+                embeddings.weight[num_old:num_tokens] = embeddings.weight[:num_old].mean(dim=0, keepdim=True)
+
+
+def gathered(parameter: "torch.nn.Parameter") -> contextlib.AbstractContextManager:
+    """Under ZeRO stage 3, which partitions parameters when it loads them: whole for the block, then written back."""
+    if not hasattr(parameter, "ds_id"):
+        return contextlib.nullcontext()
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters([parameter], modifier_rank=0)
 
 
 def max_length(model) -> int:

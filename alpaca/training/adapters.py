@@ -7,35 +7,14 @@ they are the mean of the others and stay so, and without them the adapter fits t
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
 import os
-import shutil
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 import transformers
 
-from alpaca.training.checkpoints import MAX_SHARD_SIZE, UNFINISHED
+from alpaca.training.arguments import LoraArguments
+from alpaca.training.checkpoints import MAX_SHARD_SIZE, UNFINISHED, move_model
 from utils import UserError
-
-
-@dataclass
-class LoraArguments:
-    lora_rank: int = field(default=0, metadata={"help": "Rank of the adapters; 0 trains all weights instead."})
-    lora_alpha: float = field(
-        default=16.0, metadata={"help": "Scale of the adapters: alpha / rank times their output."}
-    )
-    lora_dropout: float = field(default=0.05, metadata={"help": "Dropout on the adapters' input."})
-    lora_target_modules: list[str] = field(
-        default_factory=lambda: ["q_proj", "k_proj", "v_proj"],
-        metadata={"help": "Names of the linear layers that get an adapter, separated by spaces."},
-    )
-    load_in_4bit: bool = field(
-        default=False, metadata={"help": "Keep the frozen weights in 4 bits (QLoRA; needs bitsandbytes)."}
-    )
-    merge_lora: bool = field(
-        default=False,
-        metadata={"help": "Write the full model with the adapter added in; the adapter goes to <output_dir>/adapter."},
-    )
 
 
 def check(lora_args: LoraArguments, meta_model: torch.nn.Module, init_from_config: bool) -> None:
@@ -98,19 +77,19 @@ def add_adapters(model: transformers.PreTrainedModel, lora_args: LoraArguments, 
     return model
 
 
-def merge(output_dir: Path, base_model: transformers.PreTrainedModel) -> None:
+def merge(output_dir: Path, base_model: transformers.PreTrainedModel, tokenizer) -> None:
     """Turn an output folder with an adapter into one with the full model, the adapter below it in adapter/.
 
-    base_model is the model as it was before the adapters, on the CPU and with its added embedding rows.
+    base_model is the model as it was before the adapters, on the CPU and with its added embedding rows; tokenizer goes
+    with both.
     """
     import peft
 
     merged = peft.PeftModel.from_pretrained(base_model, output_dir).merge_and_unload()
+    merged.save_pretrained(output_dir / UNFINISHED / "model", max_shard_size=MAX_SHARD_SIZE)
     adapter_dir = output_dir / "adapter"
     adapter_dir.mkdir(exist_ok=True)
-    merged.save_pretrained(output_dir / UNFINISHED, max_shard_size=MAX_SHARD_SIZE)
+    tokenizer.save_pretrained(adapter_dir)
     for name in ("adapter_config.json", "adapter_model.safetensors", "README.md"):
         os.replace(output_dir / name, adapter_dir / name)
-    for path in sorted((output_dir / UNFINISHED).iterdir()):
-        os.replace(path, output_dir / path.name)
-    shutil.rmtree(output_dir / UNFINISHED)
+    move_model(output_dir / UNFINISHED / "model", output_dir)

@@ -1,4 +1,4 @@
-"""The flags of train.py: today's TrainingArguments, and the command lines of 2023 on any hardware.
+"""The flags of train.py, and its processes: today's TrainingArguments, the command lines of 2023, on any hardware.
 
 Flags that transformers has renamed or dropped keep working, and what the machine lacks (bfloat16, TF32, a second
 process to shard over) is left out with a warning.
@@ -7,22 +7,81 @@ process to shard over) is left out with a warning.
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
 import json
+import logging
 import os
+import socket
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 import transformers
 
-from alpaca.training.adapters import LoraArguments
-from utils import UserError, did_you_mean, jload
+from utils import UserError, did_you_mean, jload, read_text
+
+# ---- Processes ----
 
 
 def say(text: str) -> None:
     """Print to stderr, on rank 0 alone."""
     if os.environ.get("RANK", "0") == "0":
         print(text, file=sys.stderr, flush=True)
+
+
+def fsdp_on_one_gpu() -> dict:
+    """Flags by which one GPU trains as several do, in a process group of its own; {} without a GPU, or with more.
+
+    FSDP rounds the weights to bfloat16 once a step, and keeps the residual stream in bfloat16; autocast rounds them in
+    each micro-batch, and keeps it in float32.
+    """
+    has_launcher = "RANK" in os.environ
+    if torch.cuda.device_count() == 0 or int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        return {}
+    if not has_launcher and torch.cuda.device_count() > 1:  # refused later on
+        return {}
+    if not has_launcher:
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = s.getsockname()[1]
+        group = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1, "MASTER_PORT": port}
+        os.environ.update({"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in group.items()}})
+    return {"fsdp": "full_shard auto_wrap"}
+
+
+def let_rank_0_alone_speak() -> None:
+    """Silence the libraries' messages and bars on the other ranks; errors still show."""
+    logging.getLogger("deepspeed").setLevel(logging.ERROR)
+    # DeepSpeed calls torch functions under names that torch is about to give up, at every step.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    if os.environ.get("RANK", "0") != "0":
+        transformers.utils.logging.set_verbosity_error()
+        transformers.utils.logging.disable_progress_bar()
+        warnings.simplefilter("ignore")
+
+
+def check_processes(training_args: transformers.TrainingArguments) -> None:
+    """Raise UserError where processes and GPUs do not match, or DeepSpeed has no launcher."""
+    num_processes, num_gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
+    if not training_args.use_cpu and 0 < num_gpus < num_processes:
+        raise UserError(f"{num_processes} processes for {num_gpus} GPU(s): set --nproc_per_node={num_gpus}.")
+    if training_args.n_gpu > 1:  # the Trainer would split batches over threads, each with a loss of its own
+        raise UserError(
+            f"one process for {training_args.n_gpu} GPUs: torchrun --nproc_per_node={training_args.n_gpu} train.py ... "
+            "uses them all, CUDA_VISIBLE_DEVICES=0 python train.py ... one of them."
+        )
+    if training_args.deepspeed and training_args.use_cpu:
+        if not torch.distributed.is_initialized():
+            raise UserError(
+                "--deepspeed needs a launcher, for one process too: torchrun --nproc_per_node=1 train.py ..."
+            )
+        import deepspeed
+
+        # The process group that is there; by itself it would see a world of one process.
+        deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False)
+
+
+# ---- Flags ----
 
 
 @dataclass
@@ -51,6 +110,26 @@ class DataArguments:
 
 
 @dataclass
+class LoraArguments:
+    lora_rank: int = field(default=0, metadata={"help": "Rank of the adapters; 0 trains all weights instead."})
+    lora_alpha: float = field(
+        default=16.0, metadata={"help": "Scale of the adapters: alpha / rank times their output."}
+    )
+    lora_dropout: float = field(default=0.05, metadata={"help": "Dropout on the adapters' input."})
+    lora_target_modules: list[str] = field(
+        default_factory=lambda: ["q_proj", "k_proj", "v_proj"],
+        metadata={"help": "Names of the linear layers that get an adapter, separated by spaces."},
+    )
+    load_in_4bit: bool = field(
+        default=False, metadata={"help": "Keep the frozen weights in 4 bits (QLoRA; needs bitsandbytes)."}
+    )
+    merge_lora: bool = field(
+        default=False,
+        metadata={"help": "Write the full model with the adapter added in; the adapter goes to <output_dir>/adapter."},
+    )
+
+
+@dataclass
 class TrainingArguments(transformers.TrainingArguments):
     cache_dir: str | None = field(default=None, metadata={"help": "Where downloads from the Hub are kept."})
     optim: str = field(default="adamw_torch", metadata={"help": "The optimizer; any that the Trainer knows."})
@@ -62,12 +141,12 @@ class TrainingArguments(transformers.TrainingArguments):
         default=None,
         metadata={"help": "A checkpoint folder, or True for the newest whole one in --output_dir, if there is one."},
     )
-    balance_batches: bool = field(
+    pack_steps: bool = field(
         default=True,
         metadata={
-            "help": "Order the examples of a global batch by length before they are dealt to processes and steps of "
-            "accumulation, so that little is padding. The global batch stays the one that was drawn, and the loss the "
-            "same; a micro-batch of short examples holds more of them than --per_device_train_batch_size."
+            "help": "Cut the examples of a step, those that random sampling draws, into as few micro-batches as fit "
+            "--per_device_train_batch_size x --model_max_length tokens each, with little or no padding. The loss is "
+            "the same. False takes the plain Trainer's micro-batches."
         },
     )
     skip_prompt_logits: bool = field(
@@ -90,11 +169,19 @@ class TrainingArguments(transformers.TrainingArguments):
     save_safetensors: bool = field(default=True, metadata={"help": "Accepted; weights are always safetensors."})
 
     def __post_init__(self):
+        if self.deepspeed and not transformers.integrations.is_deepspeed_available():
+            raise ValueError("--deepspeed needs the package of that name: pip install deepspeed.")
         self._translate_former_flags()
         self._fall_back_to_what_the_hardware_has()
         super().__post_init__()
 
     def _translate_former_flags(self):
+        # Not the whole model: that takes minutes, and again for each new shape.
+        self.compile_layers, self.torch_compile = self.torch_compile, False
+        if self.use_liger_kernel:
+            # Its loss would compute the logits of prompts, too: response_loss.py stays.
+            own_loss = {"cross_entropy": False, "fused_linear_cross_entropy": False}
+            self.liger_kernel_config = own_loss | (self.liger_kernel_config or {})
         if self.evaluation_strategy is not None:
             self.eval_strategy, self.evaluation_strategy = self.evaluation_strategy, None
         if self.warmup_ratio is not None and not self.warmup_steps:  # steps won over the ratio then, too
@@ -115,13 +202,15 @@ class TrainingArguments(transformers.TrainingArguments):
         if isinstance(config, str):
             config = json.loads(config) if config.lstrip().startswith("{") else jload(config)
         # Rank 0 of each machine reads the weights and sends the shards; otherwise every rank would hold them all.
-        config = {"cpu_ram_efficient_loading": True, **config}
+        config = {"cpu_ram_efficient_loading": int(os.environ.get("WORLD_SIZE", 1)) > 1, **config}
         options = self.fsdp.split() if isinstance(self.fsdp, str) else []
         for option in options:
             if option not in ("full_shard", "shard_grad_op", "auto_wrap", "offload"):
                 raise ValueError(f"--fsdp {option}: takes full_shard or shard_grad_op, auto_wrap, offload.")
         if options:
-            config = {"reshard_after_forward": "shard_grad_op" not in options, **config}
+            # A single process has nothing to gain from giving whole weights back before the step ends.
+            is_alone = int(os.environ.get("WORLD_SIZE", 1)) == 1
+            config = {"reshard_after_forward": "shard_grad_op" not in options and not is_alone, **config}
         if "offload" in options:
             config["cpu_offload"] = True
         if self.fsdp_transformer_layer_cls_to_wrap is not None:
@@ -143,6 +232,9 @@ class TrainingArguments(transformers.TrainingArguments):
         if self.tf32 and not (has_gpu and torch.cuda.get_device_capability() >= (8, 0)):
             say("warning: no TF32 on this hardware: --tf32 True is ignored.")
             self.tf32 = None
+        offloads = isinstance(self.fsdp_config, dict) and self.fsdp_config.get("cpu_offload")
+        if has_gpu and self.optim == "adamw_torch" and not offloads:
+            self.optim = "adamw_torch_fused"  # the same in one pass over the weights
         if self.fsdp and not has_gpu:
             self.fsdp_config["cpu_offload"] = False  # everything is in CPU memory already
             if int(os.environ.get("WORLD_SIZE", 1)) == 1:
@@ -171,7 +263,13 @@ def parse_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments,
     if unknown:
         flags = [option for action in parser._actions for option in action.option_strings]
         raise UserError(f"no flag {unknown[0]}.{did_you_mean(unknown[0].split('=')[0], flags)} `--help` lists them.")
-    if parser.parse_known_args(argv)[0].data_path is None:
+    namespace = parser.parse_known_args(argv)[0]
+    on_gpu = not (namespace.use_cpu or namespace.no_cuda or namespace.deepspeed)
+    if on_gpu and (namespace.fsdp or (namespace.bf16 and not namespace.load_in_4bit)):
+        flags = fsdp_on_one_gpu()
+        if flags and not namespace.fsdp:
+            argv = [*argv, "--fsdp", flags["fsdp"]]
+    if namespace.data_path is None:
         raise UserError("--data_path is missing: a JSON, JSON lines or Parquet file, or a dataset on the Hub.")
     try:
         return parser.parse_args_into_dataclasses(argv, look_for_args_file=False)[:4]
@@ -184,10 +282,7 @@ def flags_in(config_path: str) -> list[str]:
     import yaml
 
     try:
-        with open(config_path, encoding="utf-8") as f:
-            config = yaml.load(f, Loader=yaml.BaseLoader)  # every value stays the text that it is
-    except OSError as error:
-        raise UserError(f"--config {config_path}: cannot be read ({error.strerror}).") from None
+        config = yaml.load(read_text(config_path), Loader=yaml.BaseLoader)  # every value stays the text that it is
     except yaml.YAMLError as error:
         raise UserError(f"--config {config_path}: not YAML ({' '.join(str(error).split())}).") from None
     if not isinstance(config, dict) or not all(isinstance(value, str) for value in config.values()):

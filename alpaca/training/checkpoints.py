@@ -7,23 +7,49 @@ train.py uses this so that a run killed at any instant goes on from the newest w
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
 import os
+import re
 import shutil
 import signal
+import tempfile
 from pathlib import Path
 
 import torch
 import transformers
 from transformers.trainer_utils import rotate_checkpoints
 
-from utils import UserError, jdump, jload
+from alpaca.training.arguments import LoraArguments
+from utils import UserError, jdump, jload, os_errors_in_one_line, sync_directory
 
 UNFINISHED = "unfinished"
 FILE_LIST = "checkpoint_files.json"  # written last: name and size in bytes of every other file
 MAX_SHARD_SIZE = "5GB"
+WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")  # a full model's files
+
+
+def check_output_dir(output_dir: str, lora_args: LoraArguments) -> None:
+    """Make the output folder, and see that a file can be written there, before hours of work depend on it."""
+    with os_errors_in_one_line(f"--output_dir {output_dir}", "It cannot be written to."):
+        os.makedirs(output_dir, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output_dir):
+            pass
+    if not lora_args.lora_rank and os.path.exists(os.path.join(output_dir, "adapter_config.json")):
+        raise UserError(
+            f"--output_dir {output_dir}: holds an adapter, which would be loaded together with the model. Name another "
+            "folder, or remove adapter_config.json."
+        )
 
 
 class CheckpointingTrainer(transformers.Trainer):
     """A Trainer whose checkpoints and final model get their names when they are complete."""
+
+    def train(self, *args, **kwargs):
+        unfinished = Path(self.args.output_dir) / UNFINISHED
+        if self.args.should_save and unfinished.exists():
+            # What a killed run left there would get into this run's checkpoints, or stand in their way.
+            with os_errors_in_one_line(unfinished):
+                shutil.rmtree(unfinished)
+        self.accelerator.wait_for_everyone()
+        return super().train(*args, **kwargs)
 
     def _save_checkpoint(self, model, trial):
         output_dir = Path(self.args.output_dir)
@@ -49,15 +75,7 @@ class CheckpointingTrainer(transformers.Trainer):
         self.save_model(str(temporary))
         if self.args.should_save:
             self.state.save_to_json(str(temporary / "trainer_state.json"))
-            names = {path.name for path in temporary.iterdir()}
-            # An earlier model's shards must not mix with this one's.
-            for old in output_dir.glob("*model*.safetensors*"):
-                if old.name not in names:
-                    old.unlink()
-            for path in sorted(temporary.iterdir()):
-                flush_to_disk(path)
-                os.replace(path, output_dir / path.name)
-            shutil.rmtree(output_dir / UNFINISHED)
+            move_model(temporary, output_dir)
         self.accelerator.wait_for_everyone()
 
     def _save(self, output_dir=None, state_dict=None):
@@ -104,7 +122,22 @@ def complete(unfinished: Path, final: Path) -> None:
     if final.exists():  # the step was trained again, after a resume from an earlier one
         os.replace(final, unfinished.with_suffix(".replaced"))
     os.replace(unfinished, final)
+    sync_directory(final.parent)
     shutil.rmtree(unfinished.with_suffix(".replaced"), ignore_errors=True)
+
+
+def move_model(unfinished: Path, output_dir: Path) -> None:
+    """Give the files of a model, once all of them are on the disk, their place in output_dir."""
+    paths = sorted(unfinished.iterdir())
+    for path in paths:
+        flush_to_disk(path)
+    for old in output_dir.iterdir():  # an earlier model's shards must not mix with this one's
+        if WEIGHTS.fullmatch(old.name) and not (unfinished / old.name).exists():
+            old.unlink()
+    for path in paths:
+        os.replace(path, output_dir / path.name)
+    sync_directory(output_dir)
+    shutil.rmtree(output_dir / UNFINISHED)
 
 
 def flush_to_disk(path: Path) -> None:

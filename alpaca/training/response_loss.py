@@ -16,7 +16,9 @@ from torch.utils.checkpoint import checkpoint
 # Models whose forward hands hidden states to the output projection and its result to loss_function, with nothing in
 # between (some models scale or cap their logits there).
 MODEL_TYPES = ("gemma", "gpt_neox", "llama", "mistral", "olmo2", "opt", "phi3", "qwen2", "qwen3")
-CHUNK_LOGITS = 2**26  # 2,097 tokens x 32,000 words; 0.27 GB in float32
+# 4,194 tokens x 32,000 words, or 1,046 x 128,256: as many labels as a micro-batch of 4 x 512 has, of which half is
+# prompt. A second chunk costs half again as much time, measured on an H200 (benchmarks/results/gpu_recipe.txt).
+CHUNK_LOGITS = 2**27  # 0.54 GB in float32
 
 
 def compute_loss_on_response_only(model: torch.nn.Module) -> bool:
