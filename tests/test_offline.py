@@ -242,6 +242,7 @@ SLOW = "import time; from alpaca.generation import task_pool as p; add = p.TaskP
 SLOW += "lambda *arguments: (time.sleep(0.005), add(*arguments))"
 
 
+@pytest.mark.slow  # 22 processes
 def test_twenty_kills_while_reading_lose_nothing_and_double_nothing(folder):
     answers = answered_batch(folder, 300, 4)
     expected = read_in_order(folder, answers)

@@ -8,6 +8,7 @@ import pytest
 
 from alpaca.generation import task_files
 from alpaca.generation.task_files import TaskFiles
+from tests.helpers.commands import run_script
 from tests.helpers.generation_data import make_tasks
 from utils import UserError
 
@@ -283,3 +284,36 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(UserError, match=r"file: File exists|file: Not a directory"):
         TaskFiles(tmp_path / "file")
+
+
+@pytest.mark.parametrize("layout", [{"indent": 4}, {}, {"ensure_ascii": False, "separators": (",", ":")}])
+@pytest.mark.parametrize("size", [1, 7, 100, 10**6])
+def test_a_file_is_read_piece_by_piece_as_a_whole(layout, size, folder, monkeypatch):
+    folder.mkdir()
+    tasks = [{**task, "output": "naïve 👍 ]},[{"} for task in TASKS[:6]]
+    path = folder / "regen.json"
+    path.write_text(json.dumps(tasks, **layout) + " \n", encoding="utf-8")
+    monkeypatch.setattr(task_files, "READ_AT_ONCE", size)
+    assert [task for _, task in task_files.read_regen(path)] == tasks
+    files = TaskFiles(folder)
+    files.append([TASKS[6:8]], ENTRY)
+    files.close()
+    assert written(folder) == tasks + TASKS[6:8]
+
+
+@pytest.mark.slow  # writes 160 MB
+def test_a_hundred_thousand_tasks_take_the_memory_of_their_instructions(folder):
+    folder.mkdir()
+    task = {"input": "", "output": "word " * 300}
+    with open(folder / "regen.json", "w", encoding="utf-8") as f:
+        for i in range(100_000):
+            f.write(task_files.regen_text(i, {"instruction": f"Do the thing number {i}.", **task}))
+        f.write("\n]")
+    code = "import resource, sys; from alpaca.generation.task_files import TaskFiles; files = TaskFiles(sys.argv[1]); "
+    code += "new = {'instruction': 'New.', 'input': '', 'output': 'x'}; "
+    code += "files.append([[new]], {'time': '2026', 'prompt_indices': [0]}); files.close(); "
+    code += "print(len(files.instructions), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
+    result = run_script("-c", code, folder, timeout=600)
+    num_tasks, peak_mb = map(int, result.stdout.split())
+    assert num_tasks == 100_001
+    assert peak_mb < 80
