@@ -251,8 +251,20 @@ def test_fsdp_flags_of_2023_become_an_fsdp_config(monkeypatch):
     )
     assert args.fsdp_plugin_args["transformer_cls_names_to_wrap"] == "LlamaDecoderLayer"
     assert args.fsdp_plugin_args["cpu_offload"] is True
-    assert args.fsdp_plugin_args["reshard_after_forward"] is True
     assert args.fsdp_plugin_args["state_dict_type"] == "FULL_STATE_DICT"
+
+
+@pytest.mark.parametrize(("world_size", "is_resharded"), [("1", False), ("4", True)])
+def test_full_shard_gives_weights_back_after_the_forward_pass_where_there_is_somebody_to_share_with(
+    world_size, is_resharded, monkeypatch
+):
+    monkeypatch.setenv("WORLD_SIZE", world_size)
+    args = types.SimpleNamespace(
+        fsdp="full_shard auto_wrap", fsdp_config=None, fsdp_transformer_layer_cls_to_wrap="LlamaDecoderLayer"
+    )
+    config = arguments.TrainingArguments._fsdp_config_of_2023_flags(args)
+    assert config["reshard_after_forward"] is is_resharded
+    assert config["cpu_ram_efficient_loading"] is is_resharded
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about a machine without a GPU")
