@@ -21,7 +21,7 @@ from generate_instruction import (
     write_batch,
 )
 from tests.helpers.commands import ROOT, assert_fails_in_one_line, run_script
-from tests.helpers.generation_data import make_tasks, write_inputs
+from tests.helpers.generation_data import make_tasks, play_engine, read_lines, write_inputs, write_lines
 from utils import UserError
 
 SCRIPT = ROOT / "generate_instruction.py"
@@ -33,27 +33,6 @@ def folder(tmp_path, monkeypatch):
     write_inputs(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def read_lines(path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-
-
-def write_lines(path, lines) -> str:
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
-    return str(path)
-
-
-def play_engine(requests: list[dict], answer) -> list[dict]:
-    """A line of answer per request, in the order of the requests."""
-    server = OpenAIServer(answer)  # not started: only its replies are wanted
-    lines = []
-    for request in requests:
-        status, body = server.reply(request["url"], request["body"])
-        response = {"status_code": status, "request_id": "0", "body": body}
-        lines.append({"id": "0", "custom_id": request["custom_id"], "response": response, "error": None})
-    server._server.server_close()
-    return lines
 
 
 def answered_batch(folder, num_requests=20, tasks_per_answer=5, **flags) -> list[dict]:

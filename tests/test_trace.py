@@ -9,8 +9,7 @@ import pytest
 from alpaca.generation.task_files import TaskFiles
 from data.openai_server import answers_with
 from generate_instruction import read_batch, trace, write_batch
-from tests.helpers.generation_data import make_tasks, write_inputs
-from tests.test_offline import play_engine, read_lines, write_lines
+from tests.helpers.generation_data import make_tasks, play_engine, read_lines, write_inputs, write_lines
 from utils import UserError
 
 
