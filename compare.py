@@ -3,11 +3,12 @@
 python compare.py generate --model_name_or_path <model folder> --instructions_path eval.jsonl --output_path a.json
 python compare.py judge --predictions_1 a.json --predictions_2 b.json --model_name <judge> --output_path verdicts.jsonl
 python compare.py human --predictions_1 a.json --predictions_2 b.json --output_path votes.jsonl
-python compare.py report --verdicts_path verdicts.jsonl
+python compare.py report --verdicts_path verdicts.jsonl --figure win_rates.png
+python compare.py plan --win_rate 0.6 --ties 0.3
 
 `generate` writes <output_path> in AlpacaEval's format; `judge` and `human` append each verdict to <output_path> as it
-comes and end with a table. All three continue when started again. The model behind a server is asked through the
-OpenAI API at OPENAI_BASE_URL.
+comes and end with a table. All three continue when started again. `report` prints that table, and draws its win rates
+to <figure>. The model behind a server is asked through the OpenAI API at OPENAI_BASE_URL.
 """
 
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
@@ -19,12 +20,25 @@ import sys
 from pathlib import Path
 
 from alpaca.evaluation.predictions import Pair, Task, load_pairs, load_tasks, prediction
-from alpaca.evaluation.win_rate import human_table, judge_table
+from alpaca.evaluation.results import FIGURE_TITLE, draw, human_table, judge_table, judged_pairs, rated_pairs
+from alpaca.evaluation.win_rate import num_pairs_needed
 from alpaca.inference import local
 from alpaca.inference.local import Decoding
+from alpaca.inference.refusals import PromptRefused
 from alpaca.inference.server import ServerModel, as_answered, chat_message, check_api
 from alpaca.row_files import AppendOnlyFile, read_settings_and_rows
-from utils import UserError, check_output_path, format_prompt, jdump, jload, read_text, run_commands, shipped
+from utils import (
+    UserError,
+    check_figure_path,
+    check_output_path,
+    format_prompt,
+    jdump,
+    jload,
+    read_text,
+    run_commands,
+    save_figure,
+    shipped,
+)
 
 # ---- Responses ----
 
@@ -40,6 +54,7 @@ def generate(
     top_p: float = 1.0,
     batch_size: int = 32,
     seed: int | None = None,
+    prompt: str = "auto",
     api: str = "auto",
     max_concurrent_requests: int = 8,
     cache_dir: str | None = None,
@@ -57,6 +72,7 @@ def generate(
         top_p: draw from the likeliest tokens that together have this probability.
         batch_size: responses that a local model writes at the same time.
         seed: of a local model's draws; a response depends on it and on the place of its task in the file.
+        prompt: how to ask a local model; alpaca, chat (its chat template), or auto: chat where it has one of its own.
         api: how to ask a server; completions, chat, or auto, which begins with chat.
         max_concurrent_requests: requests to a server under way at the same time, at most.
         cache_dir: where models from the Hub are kept.
@@ -72,6 +88,11 @@ def generate(
     check_output_path(output_path)
     tasks = load_tasks(instructions_path)
     name = model_name or model_name_or_path
+    prompt_form = None  # a server's own affair
+    if model_name_or_path:
+        prompt_form = local.find_prompt_form(local.load_tokenizer(model_name_or_path, cache_dir), prompt)
+    elif prompt != "auto":
+        raise UserError("--prompt is about local models; how a server is asked, --api says.")
     generator = generator or name.rstrip("/").rpartition("/")[2]
     settings = {
         "model": name,
@@ -80,58 +101,85 @@ def generate(
         "temperature": temperature,
         "top_p": top_p,
         "seed": seed,
+        "prompt": prompt_form,
         "api": api,
     }
     if Path(output_path).exists():
-        check_complete(output_path, tasks, generator)
+        check_complete(output_path, tasks, generator, prompt_form)
         print(f"{output_path} already holds all {len(tasks):,} responses.")
         return
     partial_path = Path(f"{output_path}.partial")
     with AppendOnlyFile(partial_path, settings) as file:
         done = {row["index"] for row in file.rows}
         remaining = {i: task for i, task in enumerate(tasks) if i not in done}
-        prompts = {i: format_prompt(task.instruction, task.input) for i, task in remaining.items()}
         if not remaining:
             responses = iter(())
         elif model_name:
-            requests = ((i, prompts[i], chat_message(task.instruction, task.input)) for i, task in remaining.items())
+            requests = (
+                (i, format_prompt(task.instruction, task.input), chat_message(task.instruction, task.input))
+                for i, task in remaining.items()
+            )
             responses = ask_concurrently(model_name, api, decoding, requests, max_concurrent_requests)
         else:
-            model = local.load_model(model_name_or_path, cache_dir)
+            model = local.load_model(model_name_or_path, cache_dir, prompt_form)
+            prompts = {i: model.prompt(task.instruction, task.input) for i, task in remaining.items()}
             responses = local.generate(model, prompts, decoding, batch_size, seed)
         for index, output, finish_reason in with_progress(responses, len(tasks), len(done), "responses"):
-            file.append({"index": index, "output": output.strip(), "finish_reason": finish_reason})
-        write_predictions(file.rows, tasks, generator, Path(instructions_path).stem, output_path)
+            output = "" if finish_reason == "refused" else output.strip()
+            file.append({"index": index, "output": output, "finish_reason": finish_reason})
+        write_predictions(file.rows, tasks, generator, Path(instructions_path).stem, output_path, prompt_form)
         partial_path.unlink()
 
 
-def write_predictions(rows: list[dict], tasks: list[Task], generator: str, dataset: str, output_path: str) -> None:
+def write_predictions(
+    rows: list[dict], tasks: list[Task], generator: str, dataset: str, output_path: str, prompt_form: str | None
+) -> None:
     """Write the collected responses in the order of their tasks."""
     outputs = {row["index"]: row["output"] for row in rows}
-    jdump([prediction(task, outputs[i], generator, dataset) for i, task in enumerate(tasks)], output_path)
-    num_cut = sum(row["finish_reason"] == "length" for row in rows)
-    print(f"{output_path} holds {len(tasks):,} responses; {num_cut:,} were cut off at --max_new_tokens.")
+    entries = [prediction(task, outputs[i], generator, dataset) for i, task in enumerate(tasks)]
+    if prompt_form:
+        entries = [{**entry, "prompt": prompt_form} for entry in entries]
+    jdump(entries, output_path)
+    reasons = [row["finish_reason"] for row in rows]
+    num_empty = sum(not row["output"] for row in rows)
+    empty = (
+        f"; {num_empty:,} are empty, {reasons.count('refused'):,} of them refused by the server" if num_empty else ""
+    )
+    cut = f"{reasons.count('length'):,} were cut off at --max_new_tokens"
+    print(f"{output_path} holds {len(tasks):,} responses; {cut}{empty}.")
 
 
-def check_complete(output_path: str, tasks: list[Task], generator: str) -> None:
+def check_complete(output_path: str, tasks: list[Task], generator: str, prompt_form: str | None) -> None:
     """Raise UserError where a file that exists is not the complete output of this command."""
     entries = jload(output_path)
     expected = [(task.text, generator) for task in tasks]
     if not isinstance(entries, list) or expected != [
-        (entry.get("instruction"), entry.get("generator")) for entry in entries if isinstance(entry, dict)
+        (entry.get("instruction"), entry.get("generator"))
+        for entry in entries
+        if isinstance(entry, dict) and entry.get("prompt", prompt_form) == prompt_form
     ]:
         raise UserError(f"{output_path} exists and holds something else. Name another file, or move it away.")
 
 
 def ask_concurrently(model_name: str, api: str, decoding: Decoding, requests, max_concurrent_requests: int):
-    """(item, response, finish reason) for every (item, prompt, chat message) in requests, as a server answers."""
+    """(item, response, finish reason) for every (item, prompt, chat message) in requests, as a server answers.
+
+    A prompt that the server refuses for good has the refusal for its response, and "refused" for its reason.
+    """
     from tqdm import tqdm
 
-    model = ServerModel(model_name, api, notice=lambda text: tqdm.write(text, file=sys.stderr))
+    def notice(text: str) -> None:
+        tqdm.write(text, file=sys.stderr)
+
+    model = ServerModel(model_name, api, notice)
 
     async def ask(request) -> tuple[str, str | None]:
         _, prompt, message = request
-        return (await model.complete([prompt], message, **decoding.openai_arguments())).completions[0]
+        try:
+            return (await model.complete([prompt], message, **decoding.openai_arguments())).completions[0]
+        except PromptRefused as refusal:
+            notice(f"passed over: {refusal}")
+            return str(refusal), "refused"
 
     # An event loop that is driven from here, so that the caller's loop is a plain one.
     with asyncio.Runner() as runner:
@@ -207,9 +255,9 @@ def judge(
         requests = ((item, prompt, prompt) for item in items for prompt in [judge_prompt(template, *item)])
         replies = ask_concurrently(model_name, api, decoding, requests, max_concurrent_requests) if items else ()
         for (pair, first), reply, finish_reason in with_progress(replies, 2 * len(pairs), len(done), "verdicts"):
-            verdict = read_verdict(reply) if finish_reason != "length" else "unparsable"
+            verdict = {"length": "unparsable", "refused": "refused"}.get(finish_reason) or read_verdict(reply)
             row = {"instruction": pair.task.instruction, "input": pair.task.input, "first": first, "verdict": verdict}
-            file.append({**row, "reply": reply})
+            file.append({**row, "lengths": pair.lengths, "reply": reply})
         print(judge_table(names, file.rows))
 
 
@@ -275,18 +323,48 @@ def human(
         print(human_table(names, file.rows))
 
 
-def report(verdicts_path: str) -> None:
+# ---- Results ----
+
+
+def report(verdicts_path: str, figure: str | None = None) -> None:
     """Print the table of a file that `judge` or `human` has written, also while it is being written.
 
     Args:
         verdicts_path: JSON lines file with their verdicts.
+        figure: PNG or SVG file that gets a picture of the win rates with their intervals.
     """
+    if figure:
+        check_figure_path(figure, FIGURE_TITLE)
     settings, rows = read_settings_and_rows(verdicts_path)
-    tables = {"judge": judge_table, "human": human_table}
-    if settings.get("kind") not in tables:
+    kinds = {"judge": (judge_table, judged_pairs), "human": (human_table, rated_pairs)}
+    if settings.get("kind") not in kinds:
         raise UserError(f"{verdicts_path}: not a file of `compare.py judge` or `compare.py human`.")
-    print(tables[settings["kind"]]((settings["model_1"], settings["model_2"]), rows))
+    names = settings["model_1"], settings["model_2"]
+    table, pairs = kinds[settings["kind"]]
+    print(table(names, rows))
+    if figure:
+        save_figure(draw(names, pairs(rows)), [figure], FIGURE_TITLE)
+        print(f"Wrote {figure}.")
+
+
+def plan(win_rate: float, ties: float = 0.0) -> None:
+    """Say how many pairs an evaluation takes to show a difference: with 80% power in a sign test at the 5% level.
+
+    Args:
+        win_rate: of the better model, ties being half a win: 0.6, say.
+        ties: share of pairs that neither model will win.
+    """
+    if not 0 <= ties < 1:
+        raise UserError(f"--ties {ties}: takes a share from 0, below 1.")
+    if not 0.505 <= win_rate <= 1:
+        raise UserError(f"--win_rate {win_rate}: takes that of the better model, from 0.505 to 1.")
+    if win_rate > 1 - ties / 2:
+        raise UserError(f"--win_rate {win_rate}: with {ties} of the pairs tied, it is at most {1 - ties / 2:g}.")
+    print(
+        f"{num_pairs_needed(win_rate, ties):,} pairs, {ties:.1%} of them tied, show a true win rate of {win_rate:.1%} "
+        "with 80% power (sign test at the 5% level)."
+    )
 
 
 if __name__ == "__main__":
-    run_commands({"generate": generate, "judge": judge, "human": human, "report": report})
+    run_commands({"generate": generate, "judge": judge, "human": human, "report": report, "plan": plan})

@@ -12,10 +12,12 @@ an instruction, or instruction, tab, input; instruction and response are printed
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
 import asyncio
+import contextlib
 import html
 import sys
 
 from alpaca.inference.local import Decoding, load_model, stream
+from alpaca.inference.refusals import PromptRefused
 from alpaca.inference.server import ServerModel, chat_message, check_api
 from utils import UserError, format_prompt, run_commands
 
@@ -42,21 +44,25 @@ CSS = """
 # ---- The model ----
 
 
-def responder(model_name_or_path: str | None, model_name: str | None, api: str, cache_dir: str | None):
+def responder(
+    model_name_or_path: str | None, model_name: str | None, api: str, cache_dir: str | None, prompt: str = "auto"
+):
     """respond(instruction, input, decoding, seed), an async iterator of the growing response; the model is loaded."""
     if (model_name_or_path is None) == (model_name is None):
         raise UserError("name either --model_name_or_path (local) or --model_name (on a server).")
     if model_name is None:
-        local = load_model(model_name_or_path, cache_dir)
+        local = load_model(model_name_or_path, cache_dir, prompt)
 
         async def respond(instruction: str, input: str, decoding: Decoding, seed: int | None = None):
-            responses = stream(local, format_prompt(instruction, input), decoding, seed)
+            responses = stream(local, local.prompt(instruction, input), decoding, seed)
             # In a thread, so that the event loop stays free for other users.
             while (response := await asyncio.to_thread(next, responses, None)) is not None:
                 yield response
 
         return respond
 
+    if prompt != "auto":
+        raise UserError("--prompt is about local models; how a server is asked, --api says.")
     check_api(api)
     model = ServerModel(model_name, api, notice=lambda text: print(text, file=sys.stderr))
     asyncio.run(model.check_reachable())
@@ -78,6 +84,7 @@ def chat(
     temperature: float = 0.7,
     top_p: float = 0.9,
     seed: int | None = None,
+    prompt: str = "auto",
     api: str = "auto",
     cache_dir: str | None = None,
 ) -> None:
@@ -90,12 +97,13 @@ def chat(
         temperature: 0 always takes the likeliest token; higher is more varied.
         top_p: draw from the likeliest tokens that together have this probability.
         seed: makes the responses of a local model repeatable.
+        prompt: how to ask a local model; alpaca, chat (its chat template), or auto: chat where it has one of its own.
         api: how to ask a server; completions, chat, or auto, which begins with chat.
         cache_dir: where models from the Hub are kept.
     """
     decoding = Decoding(max_new_tokens, temperature, top_p)
     decoding.check()
-    respond = responder(model_name_or_path, model_name, api, cache_dir)
+    respond = responder(model_name_or_path, model_name, api, cache_dir, prompt)
     with asyncio.Runner() as runner:
 
         def answer(instruction: str, input: str) -> None:
@@ -117,6 +125,8 @@ def answer_lines(lines, answer) -> None:
         try:
             print("Response: ", end="", flush=True)
             answer(instruction, input)
+        except PromptRefused as error:
+            print(f"[{error}]")
         except UserError as error:
             raise UserError(f"line {number}: {error}") from None
         print()
@@ -146,9 +156,12 @@ def converse(answer) -> None:
 async def show(responses) -> None:
     """Print a growing response as it grows. Control characters, which a terminal would obey, are left out."""
     shown = ""
-    async for response in responses:
-        text = "".join(c for c in response if c.isprintable() or c in "\n\t")
-        if text.startswith(shown):
+    async with contextlib.aclosing(responses):  # stopped, it closes its connection at once
+        async for response in responses:
+            text = "".join(c for c in response if c.isprintable() or c in "\n\t")
+            if not text.startswith(shown):  # what was shown has turned out to be the model's reasoning
+                print("\n\n", end="")
+                shown = ""
             print(text[len(shown) :], end="", flush=True)
             shown = text
     print()
@@ -166,6 +179,7 @@ def web(
     max_concurrent_generations: int = 2,
     host: str = "127.0.0.1",
     port: int = 7860,
+    prompt: str = "auto",
     api: str = "auto",
     cache_dir: str | None = None,
 ) -> None:
@@ -180,6 +194,7 @@ def web(
         max_concurrent_generations: responses written at the same time; other users wait in line.
         host: address to serve at; 0.0.0.0 lets in whoever reaches this machine.
         port: port to serve at.
+        prompt: how to ask a local model; alpaca, chat (its chat template), or auto: chat where it has one of its own.
         api: how to ask a server; completions, chat, or auto, which begins with chat.
         cache_dir: where models from the Hub are kept.
     """
@@ -189,7 +204,7 @@ def web(
     if max_concurrent_generations < 1:
         raise UserError(f"--max_concurrent_generations {max_concurrent_generations}: takes a number from 1.")
     check_port(host, port)
-    respond = responder(model_name_or_path, model_name, api, cache_dir)
+    respond = responder(model_name_or_path, model_name, api, cache_dir, prompt)
     defaults = Decoding(max_new_tokens, temperature, top_p)
     serve(build_page(respond, defaults, max_concurrent_generations), host, port, CSS)
 
@@ -209,8 +224,9 @@ def build_page(respond, defaults: Decoding, max_concurrent_generations: int):
         decoding = Decoding(min(int(max_new_tokens), defaults.max_new_tokens), temperature, top_p)
         try:
             decoding.check()
-            async for response in respond(instruction.strip(), input.strip(), decoding):
-                yield response
+            async with contextlib.aclosing(respond(instruction.strip(), input.strip(), decoding)) as responses:
+                async for response in responses:
+                    yield response
         except UserError as error:
             raise gr.Error(html.escape(str(error)), print_exception=False) from None
 

@@ -21,10 +21,12 @@ import string
 
 from alpaca.examples import read_entries
 from alpaca.generation import offline
+from alpaca.generation.chat_replies import as_completion, strip_repeated_label
 from alpaca.generation.online import generate
 from alpaca.generation.task_pool import Script, TaskPool, task_files
 from alpaca.generation.trace import check_records, describe
-from alpaca.inference.server import Answer, check_api
+from alpaca.inference.answers import Answer
+from alpaca.inference.server import check_api
 from utils import ROOT, UserError, read_text, run_commands, shipped
 
 PROMPT_PATH = ROOT / "prompt.txt"
@@ -78,9 +80,9 @@ def encode_prompt(prompt_instructions: list[dict], prompt_path: str | os.PathLik
     return prompt + f"###\n{len(prompt_instructions) + 1}. Instruction:"
 
 
-def decoding_arguments(model_name: str, temperature: float, top_p: float) -> dict:
+def decoding_arguments(model_name: str, temperature: float, top_p: float, max_tokens: int = MAX_TOKENS) -> dict:
     """How completions are decoded, in the terms of the API."""
-    arguments = {"max_tokens": MAX_TOKENS, "temperature": temperature, "top_p": top_p, "n": 1, "stop": STOP}
+    arguments = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "n": 1, "stop": STOP}
     if END_OF_TEXT_IS_50256.fullmatch(model_name):
         arguments["logit_bias"] = {"50256": -100}
     return arguments
@@ -168,14 +170,18 @@ def find_word_in_string(w: str, s: str) -> re.Match | None:
     return re.search(rf"\b({re.escape(w)})\b", s, flags=re.IGNORECASE)
 
 
-def strip_repeated_label(text: str, number: int) -> str:
-    """A chat reply without its own `{number}. Instruction:`, and whatever it says before, where it begins so.
+def parse_reply(
+    num_prompt_instructions: int, text: str, finish_reason: str | None, drop_malformed: bool = True
+) -> tuple[list[dict], collections.Counter]:
+    """parse_completion for a chat model's reply, which may repeat the prompt's last label.
 
-    >>> strip_repeated_label("Sure!\\n\\n4. Instruction: Sort.\\n4. Input: 2 1", 4)
-    ' Sort.\\n4. Input: 2 1'
+    A reply in a form of its own (bold labels, code fences, numbers from 1) is read as what it means where that gives
+    more tasks, unless drop_malformed is False.
     """
-    first_label = re.search(rf"(?<!\d){number}\.\s+(Instruction|Input|Output):", text)
-    return text[first_label.end() :] if first_label and first_label[1] == "Instruction" else text
+    number = num_prompt_instructions + 1
+    texts = [strip_repeated_label(text, number), *([as_completion(text, number)] if drop_malformed else [])]
+    readings = [parse_completion(num_prompt_instructions, t, finish_reason, drop_malformed) for t in texts]
+    return max(readings, key=lambda reading: len(reading[0]))  # of equals the first
 
 
 # ---- The commands ----
@@ -186,15 +192,18 @@ def _script(flags: dict, seed_tasks: list[dict]) -> Script:
     number = flags["num_prompt_instructions"]
 
     def parse(answer: Answer) -> list[tuple[list[dict], collections.Counter]]:
-        completions = answer.completions
-        if answer.api == "chat":
-            completions = [(strip_repeated_label(text, number + 1), reason) for text, reason in completions]
-        return [parse_completion(number, *completion, flags.get("drop_malformed", True)) for completion in completions]
+        read = parse_reply if answer.api == "chat" else parse_completion
+        return [read(number, *completion, flags.get("drop_malformed", True)) for completion in answer.completions]
 
     return Script(
         sample=functools.partial(sample_seed_tasks, seed_tasks, number),
         encode=functools.partial(encode_prompt, prompt_path=flags["prompt_path"]),
-        decoding=decoding_arguments(flags["model_name"] or "", flags["temperature"], flags["top_p"]),
+        decoding=decoding_arguments(
+            flags["model_name"] or "",
+            flags["temperature"],
+            flags["top_p"],
+            flags.get("max_tokens_per_request", MAX_TOKENS),
+        ),
         parse=parse,
         most_tasks=LAST_TASK_NUMBER - number,
     )
@@ -215,6 +224,7 @@ def generate_instruction_following_data(
     similarity_threshold: float = 0.7,
     api: str = "auto",
     max_total_tokens: int | None = None,
+    max_tokens_per_request: int = MAX_TOKENS,
     seed: int | None = None,
     drop_malformed: bool = True,
     price_per_million: list[float] | None = None,
@@ -239,6 +249,7 @@ def generate_instruction_following_data(
         similarity_threshold: Highest ROUGE-L F-measure that a task kept may have with a known instruction.
         api: completions, chat, or auto, which begins with completions and notices a chat-only model.
         max_total_tokens: Budget of this run, prompts and completions together; once reached, no request starts.
+        max_tokens_per_request: Longest completion of a prompt, in tokens; fewer where a server answers slowly.
         seed: Fixes which seed tasks the k-th request shows; drawn, and written to the log, where None.
         drop_malformed: Also drop tasks with an empty output or with another task inside, which the original kept.
         price_per_million: Two prices, of a million prompt and completion tokens, for the forecast of the cost.
@@ -374,6 +385,7 @@ def _check_flags(flags: dict) -> list[dict]:
         "max_concurrent_requests": (1, math.inf),
         "similarity_threshold": (0, 1),
         "max_total_tokens": (1, math.inf),
+        "max_tokens_per_request": (1, math.inf),
     }
     for name, (lowest, highest) in ranges.items():
         value = flags.get(name)

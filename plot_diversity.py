@@ -24,7 +24,7 @@ import numpy as np
 from alpaca.examples import read_entries
 from alpaca.generation.novelty import nearest_neighbours
 from alpaca.generation.root_verbs import Pair, root_verbs
-from utils import UserError, atomic_write, check_output_path, os_errors_in_one_line, run_commands
+from utils import UserError, check_figure_path, os_errors_in_one_line, run_commands, save_figure
 
 NUM_VERBS = 20
 NUM_OBJECTS = 4  # per verb
@@ -217,21 +217,8 @@ def check_paths(output_path: str) -> list[Path]:
         output.parent.mkdir(parents=True, exist_ok=True)
     paths = [output.with_name(output.name + suffix) for suffix in (".png", ".svg")]
     for path in paths:
-        check_output_path(path)
-        with os_errors_in_one_line(path):
-            if path.exists() and TITLE.encode() not in path.read_bytes():
-                raise UserError(f"{path}: not a figure of this script, so it stays. Name another --output_path.")
+        check_figure_path(path, TITLE)
     return paths
-
-
-def save(figure, paths: list[Path]) -> None:
-    """Write the figure in the format of each path's suffix, the same bytes in every run."""
-    import matplotlib
-
-    for path in paths:
-        # Without a salt the ids in an SVG file are random.
-        with matplotlib.rc_context({"svg.hashsalt": "diversity"}), atomic_write(path, "wb") as f:
-            figure.savefig(f, format=path.suffix[1:], metadata={"Title": TITLE, "Date": None})
 
 
 def measure(tasks: list[Task], pairs: list[Pair], num_cpus: int) -> dict[str, str]:
@@ -298,7 +285,8 @@ def plot(
     groups = most_frequent(pairs[0])
     if not groups:
         raise UserError(f"{data_path}: no instruction has a verb with a direct object. Are the instructions English?")
-    save(draw(groups, make_caption(Path(data_path).name, pairs[0], groups)), written)
+    figure = draw(groups, make_caption(Path(data_path).name, pairs[0], groups))
+    save_figure(figure, written, TITLE)
     print(f"Wrote {written[0]} and {written[1]}.")
 
     columns = {}

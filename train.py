@@ -25,7 +25,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.utils.data import Dataset
 
 from alpaca.examples import load_examples
-from alpaca.inference.local import resize_embeddings
+from alpaca.inference.local import max_length, num_rows_of, resize_embeddings
 from alpaca.training import adapters, memory
 from alpaca.training.arguments import (
     DataArguments,
@@ -175,8 +175,16 @@ def load_tokenizer(model_name_or_path: str, cache_dir: str | None, model_max_len
 
 
 def missing_special_tokens(tokenizer: transformers.PreTrainedTokenizerBase) -> dict[str, str]:
-    """The special tokens that the tokenizer lacks, for add_special_tokens; early LLaMA tokenizers have "" for some."""
-    return {name: token for name, token in SPECIAL_TOKENS.items() if not getattr(tokenizer, name)}
+    """The special tokens that the tokenizer lacks and something uses, for add_special_tokens; early LLaMA tokenizers
+    have "" for some. [PAD] and </s> are always used, <s> where texts begin with one, <unk> where a text may hold what
+    the tokenizer cannot encode (no byte-level one)."""
+    missing = {name: token for name, token in SPECIAL_TOKENS.items() if not getattr(tokenizer, name)}
+    if not getattr(tokenizer, "add_bos_token", False):
+        missing.pop("bos_token", None)
+    rare = tokenizer("\U00013000", add_special_tokens=False).input_ids  # a hieroglyph, in no learnt vocabulary
+    if rare and None not in rare:
+        missing.pop("unk_token", None)
+    return missing
 
 
 def smart_tokenizer_and_embedding_resize(
@@ -186,7 +194,7 @@ def smart_tokenizer_and_embedding_resize(
 ) -> None:
     """Add special tokens to the tokenizer, and to the model a row for each: the mean of the rows that were there."""
     num_new_tokens = tokenizer.add_special_tokens(special_tokens_dict)
-    resize_embeddings(model, len(tokenizer), num_new_tokens)
+    resize_embeddings(model, num_rows_of(tokenizer), num_new_tokens)
 
 
 def chat_template(tokenizer: transformers.PreTrainedTokenizerBase) -> str:
@@ -250,12 +258,27 @@ def check_weights(folder: Path) -> None:
 
 
 def skeleton(config: transformers.PretrainedConfig) -> torch.nn.Module:
-    """The model without memory for its weights. Raises UserError where it is no causal language model."""
-    mapping = transformers.MODEL_FOR_CAUSAL_LM_MAPPING
-    if type(config) not in mapping:
+    """The model without memory for its weights: of a text and vision checkpoint, what AutoModelForCausalLM takes.
+    Raises UserError where it is no causal language model."""
+    if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
         raise UserError(f"{config.name_or_path}: a {config.model_type} model, which is no causal language model.")
     with torch.device("meta"):
-        return mapping[type(config)](config)
+        return transformers.AutoModelForCausalLM.from_config(config)
+
+
+def check_positions(config: transformers.PretrainedConfig, dataset: SupervisedDataset) -> None:
+    """Raise UserError where an example is longer than a model with a table of positions can read. Rotary positions
+    have no end; beyond those of its training, the model is only told to be out of its depth."""
+    positions, longest = max_length(config), int(dataset.lengths.max())
+    if longest <= positions or not {"max_position_embeddings", "n_positions"} & set(dir(config.get_text_config())):
+        return
+    if getattr(config.get_text_config(), "rope_parameters", None):
+        say(f"warning: examples of up to {longest:,} tokens, and the model was made for {positions:,}.")
+        return
+    raise UserError(
+        f"--model_max_length {dataset.model_max_length}: the model has {positions:,} positions, and an example has "
+        f"{longest:,} tokens. Set --model_max_length {positions}; what is longer is cut off at the end."
+    )
 
 
 def check_wrapped_layer(model: torch.nn.Module, training_args: TrainingArguments) -> None:
@@ -292,7 +315,7 @@ def load_model(
             dtype=torch.float32,
             quantization_config=adapters.quantization_config() if lora_args.load_in_4bit else None,
         )
-    resize_embeddings(model, len(tokenizer), num_new_tokens)
+    resize_embeddings(model, num_rows_of(tokenizer), num_new_tokens)
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
     try:
         model.generation_config.validate(strict=True)
@@ -347,6 +370,7 @@ def train() -> None:
     meta_model = skeleton(config)
     check_wrapped_layer(meta_model, training_args)
     adapters.check(lora_args, meta_model, model_args.init_from_config)
+    adapters.check_quantization(lora_args, config)
     checkpoint = checkpoint_to_resume(training_args.resume_from_checkpoint, training_args.output_dir, say)
 
     tokenizer, num_new_tokens = load_tokenizer(
@@ -354,6 +378,7 @@ def train() -> None:
     )
     data_module = make_supervised_data_module(tokenizer, data_args, training_args.cache_dir)
     say(data_module["train_dataset"].summary())
+    check_positions(config, data_module["train_dataset"])
     show_memory_table(meta_model, lora_args, training_args)
 
     transformers.set_seed(training_args.seed)

@@ -5,6 +5,7 @@ Importing this module changes nothing and loads nothing heavy.
 
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
+import codecs
 import contextlib
 import difflib
 import errno
@@ -21,6 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent  # files that ship with the project are found from any folder
 
+TO_UTF_8 = "Save it as UTF-8, or convert it: iconv -f cp1252 -t utf-8, say."
 # The two training prompts of Stanford Alpaca, character for character: models tuned elsewhere expect them.
 PROMPT_DICT = {
     "prompt_input": (
@@ -51,14 +53,23 @@ def format_prompt(instruction: str, input: str = "") -> str:
     return template.format(instruction=instruction, input=input)
 
 
+def encoding_of(start: bytes) -> str:
+    """The encoding of a file that begins with these bytes: UTF-16 where a byte order mark says so, as some tools of
+    Windows write it, and else UTF-8, where a mark is no part of the text."""
+    is_utf_16 = len(start) > 2 and start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return "utf-16" if is_utf_16 else "utf-8-sig"
+
+
 def read_text(path: str | os.PathLike) -> str:
-    """The content of a text file. Raises UserError where there is none."""
+    """The content of a text file, UTF-8 or, with a byte order mark, UTF-16. Raises UserError where there is none."""
     try:
-        return Path(path).read_text(encoding="utf-8")
+        with open(path, "rb") as f:
+            encoding = encoding_of(f.read(3))
+        return Path(path).read_text(encoding=encoding)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file.") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}, byte {error.start}: not UTF-8 text.") from None
+        raise UserError(f"{path}, byte {error.start}: not UTF-8 text. {TO_UTF_8}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
 
@@ -128,6 +139,27 @@ def check_output_path(path: str | os.PathLike) -> None:
         raise UserError(f"{path}: there is no folder {path.parent}. Make it, or name another file.")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise UserError(f"{path}: no permission to write there.")
+
+
+def check_figure_path(path: str | os.PathLike, title: str) -> None:
+    """Raise UserError, before any work, where save_figure cannot write, or would replace a file without that title."""
+    check_output_path(path)
+    if Path(path).suffix not in (".png", ".svg"):
+        raise UserError(f"{path}: a figure's name ends in .png or .svg.")
+    with os_errors_in_one_line(path):
+        if Path(path).exists() and title.encode() not in Path(path).read_bytes():
+            raise UserError(f"{path}: not a figure of this script, so it stays. Name another file.")
+
+
+def save_figure(figure, paths: list[str | os.PathLike], title: str) -> None:
+    """Write a matplotlib Figure in the format of each path's suffix, the same bytes in every run. The title, in the
+    metadata, is how check_figure_path knows it again."""
+    import matplotlib
+
+    for path in paths:
+        # Without a salt the ids in an SVG file are random; any will do.
+        with matplotlib.rc_context({"svg.hashsalt": "diversity"}), atomic_write(path, "wb") as f:
+            figure.savefig(f, format=Path(path).suffix[1:], metadata={"Title": title, "Date": None})
 
 
 def shipped(path: str) -> str:

@@ -23,7 +23,7 @@ from alpaca.weights.model_files import INDEX, Shards, ShardWriter, StoredTensor,
 from alpaca.weights.pairs import (
     Architecture,
     Pair,
-    count_tokens_without_pad,
+    count_tokens,
     lay_out,
     pair_up,
     read_architecture,
@@ -93,11 +93,11 @@ def open_model(path: str, prefix: str = "") -> tuple[dict[str, StoredTensor], di
 
 
 def announce(pairs: list[Pair], shards: Shards, target: str | None) -> None:
-    """Say what is about to be written, and where the base model gains a row."""
+    """Say what is about to be written, and where the base model gains rows."""
     size = f"{size_text(model_files.total_bytes(shards))} to {target}" if target else "nothing (no --path_tuned)"
     print(f"{model_files.total_numel(shards):,} parameters in {len(pairs)} tensors; writing {size}.")
     if longer := [pair.name for pair in pairs if pair.base_numel < pair.source.numel]:
-        print(f"The base model has no pad token: {' and '.join(longer)} gain a row for [PAD], the mean of the others.")
+        print(f"The base model has fewer tokens: {' and '.join(longer)} gain rows, each the mean of the base's.")
 
 
 def float32_config(content: bytes, is_tied: bool | None) -> bytes:
@@ -132,7 +132,7 @@ def make_diff(path_raw: str, path_tuned: str, path_diff: str, device: str = "cpu
         tuned, tuned_buffers = open_model(path_tuned)
         architecture = read_architecture(path_tuned)
         tuned, twins = (tuned, []) if exact else as_in_state_dict(tuned, architecture)
-        pairs = pair_up(tuned, base, architecture, count_tokens_without_pad(path_raw))
+        pairs = pair_up(tuned, base, architecture, count_tokens(path_tuned), count_tokens(path_raw))
         shards = lay_out(pairs, exact, model_files.EXACT_PREFIX if exact else "")
         # Zeros, which a new file holds anyway: an old library adds the base model's buffers to those of the diff.
         buffers = {} if exact else {name: tensor.shape for name, tensor in {**base_buffers, **tuned_buffers}.items()}
@@ -145,7 +145,7 @@ def make_diff(path_raw: str, path_tuned: str, path_diff: str, device: str = "cpu
             num_bytes = sum(pair.nbytes for pair in pairs)
             records = stream(subtract_pair, pairs, "make_diff", num_bytes, exact, device, writer.write)
             headers = writer.finish()
-            files = model_files.small_files(path_tuned)
+            files, left_behind = model_files.small_files(path_tuned)
             if not exact:
                 files["config.json"] = float32_config(files["config.json"], False if architecture.tied else None)
             model_files.write_small_files(directory, files, shards, Path(path_tuned) / INDEX)
@@ -153,6 +153,8 @@ def make_diff(path_raw: str, path_tuned: str, path_diff: str, device: str = "cpu
             manifest = Manifest(exact, architecture.prefix, architecture.tied, twins, tensors)
             manifest.write(directory, headers, {name: 4 * math.prod(shape) for name, shape in buffers.items()})
     print(describe_deviation(manifest))
+    if left_behind:
+        print(f"Of {path_tuned}, this stays behind: {', '.join(left_behind)}.")
     print(f"Wrote {path_diff}.")
 
 
@@ -262,7 +264,8 @@ def recover(
                 writer = ShardWriter(directory, shards)
                 add_pairs(pairs, manifest, buffer_sums, device, writer.write)
                 writer.finish()
-                files = model_files.small_files(path_diff)
+                files, _ = model_files.small_files(path_diff)
+                files.pop(MANIFEST, None)
                 if not manifest.exact:
                     files["config.json"] = float32_config(files["config.json"], True if manifest.tied else None)
                 index_path = Path(path_diff) / (manifest.shard_prefix + INDEX)
@@ -293,7 +296,7 @@ def plan_recovery(
         raise UserError(f"{path_diff}: an exact diff without its manifest. Get {MANIFEST}, too.")
     diff, diff_buffers = open_model(path_diff)
     architecture = read_architecture(path_diff)
-    pairs = pair_up(diff, base, architecture, count_tokens_without_pad(path_raw))
+    pairs = pair_up(diff, base, architecture, count_tokens(path_diff), count_tokens(path_raw))
     add_twice_where_tied(pairs, architecture)
     if not check_integrity_naively:
         return pairs, {}

@@ -1,22 +1,27 @@
 """The one reader of tasks and examples, checked entry by entry: JSON list, JSON lines, Parquet, a dataset on the Hub.
 
 An entry is of Alpaca's format (instruction, input, output), of Self-Instruct's (instruction and instances, of which the
-first one's input and output are taken: seed tasks and its evaluation), or of predictions (output, or Self-Instruct's
-response, beside the instruction).
+first one's input and output are taken: seed tasks and its evaluation), of Dolly's (instruction, context, response), or
+of predictions (output, or Self-Instruct's response, beside the instruction). What other tools write is read as what it
+means: a byte order mark, UTF-16, null or NaN for a missing input, objects over several lines, a list within an object.
 """
 
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
+import codecs
 import json
 import os
+import re
 import typing
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from utils import UserError, is_hub_name, jload, os_errors_in_one_line
+from utils import TO_UTF_8, UserError, encoding_of, is_hub_name, jload, os_errors_in_one_line, read_text
 
 FIELDS = ("instruction", "input", "output")
-COLUMNS = (*FIELDS, "response", "instances", "generator", "id")  # others are not read from Parquet and the Hub
+WRAPPERS = ("data", "examples", "train")  # names under which an object holds a whole list
+# Others are not read from Parquet and the Hub.
+COLUMNS = (*FIELDS, "context", "response", "instances", "generator", "id")
 
 
 def load_examples(data_path: str | os.PathLike, cache_dir: str | None = None) -> list[dict[str, str]]:
@@ -45,20 +50,25 @@ def read_entries(
             f"{data_path}, {problems[0]} ({len(problems)} of {len(rows)} entries cannot be used). "
             f"Each entry needs {required} as text."
         )
-    return [(place, row, {name: text or "" for name, text in fields_of(row).items()}) for place, row in rows]
+    # Half a surrogate pair, which JSON can carry, has no UTF-8, so that no tokenizer and no file takes it.
+    return [
+        (place, row, {name: (text or "").encode("utf-8", "replace").decode() for name, text in fields_of(row).items()})
+        for place, row in rows
+    ]
 
 
 def fields_of(row: dict) -> dict:
-    """Instruction, input and output of an entry in any format, unchecked; None where it has none.
+    """Instruction, input and output of an entry in any format, unchecked; None where it has none, or NaN (pandas).
 
     >>> fields_of({"instruction": "Add.", "instances": [{"input": "1, 2", "output": "3"}]})
     {'instruction': 'Add.', 'input': '1, 2', 'output': '3'}
     """
     instances = row.get("instances")
     instance = instances[0] if isinstance(instances, list) and instances else None
-    response = {"output": row["response"]} if "response" in row else {}
+    response = {"output": row["response"], "input": row.get("context")} if "response" in row else {}
     fields = {**(instance if isinstance(instance, dict) else {}), **response, **row}
-    return {name: fields.get(name) for name in FIELDS}
+    values = {name: fields.get(name) for name in FIELDS}
+    return {name: None if value != value else value for name, value in values.items()}
 
 
 def why_unusable(row: typing.Any, optional: tuple[str, ...]) -> str | None:
@@ -84,16 +94,43 @@ def read_rows(data_path: str | os.PathLike, cache_dir: str | None = None) -> lis
         raise UserError(f"{data_path}: a folder. Name a JSON, JSON lines or Parquet file.")
     with os_errors_in_one_line(path):
         with open(path, "rb") as f:
-            start = f.read(16)
+            start = f.read(64)
         if start.startswith(b"PAR1"):
             return _with_index(read_parquet(path))
-        if start.lstrip().startswith(b"{"):
-            with open(path, "rb") as f:
-                return list(parse_json_lines(f, path))
+        if start.decode(encoding_of(start), "ignore").lstrip().startswith("{"):
+            return read_objects(path)
     rows = jload(path)
     if not isinstance(rows, list):
         raise UserError(f"{data_path}: holds {type(rows).__name__}, not a list of examples.")
     return _with_index(rows)
+
+
+def read_objects(path: Path) -> list[tuple[str, typing.Any]]:
+    """(place, object) of each object in a file of them: one on each line, or over several lines, as jq prints them, or
+    one that holds the list of examples under a name of its own."""
+    data = path.read_bytes()
+    if encoding_of(data[:3]) == "utf-16":
+        data = read_text(path).encode()
+    lines = parse_json_lines(data.removeprefix(codecs.BOM_UTF8).split(b"\n"), path)
+    try:
+        rows = [next(lines)]
+    except UserError:  # the first line is no object by itself
+        rows = _with_index(_values_in(read_text(path), path))
+    rows += lines
+    wrapped = [rows[0][1][name] for name in WRAPPERS if len(rows) == 1 and isinstance(rows[0][1].get(name), list)]
+    return _with_index(wrapped[0]) if wrapped else rows
+
+
+def _values_in(text: str, path: Path) -> list:
+    """The JSON values in a text, one after the other."""
+    decoder, values, position = json.JSONDecoder(), [], 0
+    try:
+        while start := re.compile(r"\S").search(text, position):
+            value, position = decoder.raw_decode(text, start.start())
+            values.append(value)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}, line {error.lineno}, column {error.colno}: not JSON ({error.msg}).") from None
+    return values
 
 
 def _with_index(rows: list) -> list[tuple[str, typing.Any]]:
@@ -115,7 +152,7 @@ def parse_json_line(line: bytes, place: str) -> typing.Any:
     except json.JSONDecodeError as error:
         raise UserError(f"{place}, column {error.colno}: not JSON ({error.msg}).") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{place}, byte {error.start}: not UTF-8 text.") from None
+        raise UserError(f"{place}, byte {error.start}: not UTF-8 text. {TO_UTF_8}") from None
 
 
 def read_parquet(path: Path) -> list[dict]:

@@ -23,8 +23,8 @@ from pathlib import Path
 from alpaca.generation.novelty import nearest_neighbours
 from alpaca.generation.root_verbs import root_verbs
 from benchmarks.measure import machine
-from plot_diversity import draw, most_frequent, save
-from utils import ROOT
+from plot_diversity import TITLE, draw, most_frequent
+from utils import ROOT, save_figure
 
 NUM_INSTRUCTIONS = 52_002
 NUM_RUNS = 3
@@ -57,7 +57,7 @@ def main() -> None:
     time_runs("root verbs and objects", lambda: root_verbs(instructions, num_cpus), result)
     with tempfile.TemporaryDirectory() as folder:
         groups, paths = most_frequent(pairs), [Path(folder, "a.png"), Path(folder, "a.svg")]
-        time_runs("figure as PNG and SVG", lambda: save(draw(groups, "caption"), paths), result)
+        time_runs("figure as PNG and SVG", lambda: save_figure(draw(groups, "caption"), paths, TITLE), result)
     time_runs("nearest neighbours", lambda: nearest_neighbours(instructions, num_cpus), result)
     print("\n" + json.dumps(result))
 

@@ -38,7 +38,8 @@ FAULTS = {
 class OpenAIServer:
     """The server on a free port of the loopback interface, in threads of this process: `with OpenAIServer(...)`.
 
-    answer(prompt) returns a completion, or (completion, finish reason), or None for a prompt that it does not know.
+    answer(prompt) returns a completion, or (completion, finish reason), or None for a prompt that it does not know, or
+    (status, body) for one that is to be refused.
     faults is called with the number of the request, from 0, and returns the name of a fault, or None, or a whole
     (status, body) or (status, body, headers). kind "transformers" refuses a list of prompts, "vllm" a logit_bias,
     and "chat" the completions API. context_tokens is the limit of prompt and completion together, in words.
@@ -92,6 +93,8 @@ class OpenAIServer:
             answer = self.answer(prompt)
             if answer is None:
                 return 422, {"error": {"message": f"nothing recorded for this: ...{prompt[-200:]!r}"}}
+            if isinstance(answer, tuple) and isinstance(answer[0], int):
+                return answer
             text, finish_reason = answer if isinstance(answer, tuple) else (answer, "stop")
             content = {"message": {"role": "assistant", "content": text}} if is_chat else {"text": text}
             choices.append({"index": index, "finish_reason": finish_reason, **content})

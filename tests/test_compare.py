@@ -4,17 +4,17 @@ import json
 import math
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from alpaca.evaluation import win_rate
+import compare
 from alpaca.evaluation.predictions import Pair, Task, load_pairs, load_predictions, load_tasks
+from alpaca.evaluation.results import draw, human_table, judge_table, judged_pairs
 from compare import judge_prompt, read_verdict
 from data.openai_server import OpenAIServer
 from tests.helpers.commands import ROOT, assert_fails_in_one_line, run_script
@@ -66,22 +66,84 @@ def test_a_judge_that_prefers_the_first_response_gives_position_bias_and_half_th
         result = run_script(*judge_flags(predictions, tmp_path), **server.environment)
     assert result.returncode == 0, result.stderr
     assert "ours  against  theirs" in result.stdout
-    assert "win rate         50.0%  (95% bootstrap interval 50.0% to 50.0%)" in result.stdout
+    assert "win rate           50.0%  (95% interval 34.8% to 65.2%)" in result.stdout
     assert "the first response won 80 of 80 verdicts that chose one  (100.0%)" in result.stdout
-    assert "orders disagree  40 of 40 pairs  (100.0%); in 40 the first response won twice, in 0 the" in result.stdout
-    assert "ties             40  (100.0%)" in result.stdout
+    assert "orders disagree    40 of 40 pairs  (100.0%); in 40 the first response won twice, in 0 the" in result.stdout
+    assert "ties               40  (100.0%)" in result.stdout
     assert all(request["body"]["temperature"] == 0 for request in server.requests)
 
 
-def test_the_predictions_of_two_real_models_are_judged(reference_data, tmp_path):
+def prefers_the_first(prompt, first, second):
+    return 1
+
+
+def prefers_the_longer(prompt, first, second):
+    return "tie" if len(first) == len(second) else 1 + (len(second) > len(first))
+
+
+def prefers_model_1_in_80_of_100_verdicts(prompt, first, second, outputs_1):
+    is_right = random.Random(prompt).random() < 0.8
+    return 1 if (first in outputs_1) == is_right else 2
+
+
+def length_lines(longer, shorter, controlled):
+    return [f"where longer       {longer}", f"where shorter      {shorter}", f"length-controlled  {controlled}"]
+
+
+@pytest.mark.parametrize(
+    ("judge", "lines"),
+    [
+        (
+            prefers_the_first,
+            [
+                "win rate           50.0%  (95% interval 43.8% to 56.2%)",
+                "the first response won 504 of 504",
+                "power              too few decided pairs",
+                "orders disagree    252 of 252",
+            ],
+        ),
+        (
+            prefers_the_longer,
+            [
+                "losses             59  (23.4%)",
+                "ties               17  (6.7%)",
+                *length_lines("100.0%  (95% interval 97.8%", "0.0%  (95% interval 0.0% to", "-  (needs wins and"),
+            ],
+        ),
+        (
+            prefers_model_1_in_80_of_100_verdicts,
+            [
+                "win rate           80.0%  (95% interval 76.3% to 83.2%)",
+                "mean length        333 and 344 characters",
+                *length_lines(
+                    "81.8%  (95% interval 77", "80.5%  (95% interval 73", "80.0%  (95% interval 76.3% to 83.2%)"
+                ),
+                "power              so many pairs show a true win rate of 57.3% or more with 80% power",
+            ],
+        ),
+    ],
+)
+def test_the_252_pairs_of_two_real_models_show_what_each_judge_prefers(
+    judge, lines, reference_data, tmp_path, monkeypatch, capsys
+):
     paths = [reference_data / f"predictions_{name}.jsonl" for name in ("text-davinci-003", "davinci-self-instruct")]
-    with OpenAIServer(lambda prompt: "Verdict: 1") as server:
-        result = run_script(*judge_flags(paths, tmp_path), **server.environment)
+    _, pairs = load_pairs(*map(str, paths))
+    more = [{pair.outputs[0] for pair in pairs}] if judge is prefers_model_1_in_80_of_100_verdicts else []
+
+    def answer(prompt):
+        responses = re.findall(r"<response \d>\n(.*?)\n</response \d>", prompt, re.DOTALL)
+        return f"Verdict: {judge(prompt, *responses, *more)}"
+
+    with OpenAIServer(answer) as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        compare.judge(*map(str, paths), "judge", str(tmp_path / "verdicts.jsonl"))
+    table = capsys.readouterr().out
     assert len(server.requests) == 504
-    assert "predictions_text-davinci-003  against  predictions_davinci-self-instruct" in result.stdout
-    assert "pairs            252" in result.stdout
-    assert "win rate         50.0%" in result.stdout
-    assert "the first response won 504 of 504" in result.stdout
+    assert "predictions_text-davinci-003  against  predictions_davinci-self-instruct" in table
+    assert "pairs              252" in table
+    for line in lines:
+        assert line in table
 
 
 def test_unparsable_verdicts_are_counted_and_their_pairs_left_out(predictions, tmp_path):
@@ -94,9 +156,46 @@ def test_unparsable_verdicts_are_counted_and_their_pairs_left_out(predictions, t
 
     with OpenAIServer(answer) as server:
         result = run_script(*judge_flags(predictions, tmp_path), **server.environment)
-    assert "unparsable       3 of 80 verdicts; 2 pairs left out" in result.stdout
-    assert "wins             38  (100.0%)" in result.stdout
+    assert "unparsable         3 of 80 verdicts; 2 pairs left out" in result.stdout
+    assert "wins               38  (100.0%)" in result.stdout
     assert "the first response won 38 of 77" in result.stdout
+
+
+FILTERED = (400, {"error": {"message": "The prompt was filtered.", "code": "content_filter"}})
+
+
+def test_a_judge_that_reasons_refuses_and_says_nothing_is_counted_for_what_it_says(predictions, tmp_path):
+    def answer(prompt):
+        if "Do thing 7." in prompt:
+            return FILTERED
+        if "Do thing 8." in prompt:
+            return "", "stop"
+        return "<think>\nVerdict: 2\nWait, no.\n</think>\n\nThe first is right.\nVerdict: 1"
+
+    with OpenAIServer(answer) as server:
+        result = run_script(*judge_flags(predictions, tmp_path), **server.environment)
+        assert result.returncode == 0, result.stderr
+        assert "unparsable         4 of 80 verdicts; 2 pairs left out\n  refused            2 of these" in result.stdout
+        assert "the first response won 76 of 76" in result.stdout
+        assert result.stderr.count("passed over: ") == 2
+        num_before = len(server.requests)
+        assert run_script(*judge_flags(predictions, tmp_path), **server.environment).stdout == result.stdout
+        assert len(server.requests) == num_before
+    refused = [row for row in rows(tmp_path / "verdicts.jsonl") if row["verdict"] == "refused"]
+    assert [row["instruction"] for row in refused] == ["Do thing 7."] * 2
+    assert all("The prompt was filtered." in row["reply"] for row in refused)
+
+
+@pytest.mark.parametrize("verdicts", [[], ["unparsable", "unparsable"], ["skip", "skip"], ["refused", "unparsable"]])
+def test_without_a_verdict_that_decides_a_pair_there_is_a_table_all_the_same(verdicts):
+    given = [
+        {"instruction": "a", "input": "", "rater": "r", "first": first, "verdict": verdict}
+        for first, verdict in enumerate(verdicts, start=1)
+    ]
+    for table in (judge_table(("a", "b"), given), human_table(("a", "b"), given)):
+        lines = dict(line.split(maxsplit=1) for line in table.replace("win rate", "win_rate").splitlines()[1:])
+        assert (lines["pairs"], lines["wins"], lines["win_rate"]) == ("0", "0", "-")
+        assert "nan" not in table
 
 
 def test_a_killed_judge_run_goes_on_without_asking_or_counting_twice(predictions, tmp_path):
@@ -110,7 +209,7 @@ def test_a_killed_judge_run_goes_on_without_asking_or_counting_twice(predictions
         num_before = len(server.requests)
         result = run_script(*flags, **server.environment)
         assert len(server.requests) - num_before == 80 - saved
-        assert "win rate         50.0%" in result.stdout
+        assert "win rate           50.0%" in result.stdout
         again = run_script(*flags, **server.environment)
         assert len(server.requests) - num_before == 80 - saved
         assert again.stdout == result.stdout == run_script("compare.py", "report", "--verdicts_path", path).stdout
@@ -204,59 +303,79 @@ def test_a_verdict_is_read_or_not_guessed(reply, verdict):
     assert read_verdict(reply) == verdict
 
 
-# ---- Statistics ----
+# ---- report and plan ----
 
 
-@given(st.integers(0, 60), st.integers(0, 60))
-def test_the_sign_test_sums_the_binomial(wins, losses):
-    n = wins + losses
-    masses = [math.comb(n, k) / 2**n for k in range(n + 1)]
-    # All outcomes that are no likelier than this one; the fair coin is symmetric.
-    expected = sum(mass for mass in masses if mass <= masses[wins] * (1 + 1e-9))
-    assert win_rate.sign_test(wins, losses) == pytest.approx(expected)
-
-
-def test_the_bootstrap_interval_has_the_width_of_the_normal_one():
-    scores = [[float(i % 10 < 6)] for i in range(400)]
-    low, high = win_rate.bootstrap_interval(scores)
-    half = 1.96 * math.sqrt(0.6 * 0.4 / 400)
-    assert (low, high) == (pytest.approx(0.6 - half, abs=0.005), pytest.approx(0.6 + half, abs=0.005))
-    assert win_rate.bootstrap_interval(scores) == (low, high)
-    # Ten votes on each of 40 pairs that all agree know no more than 40 votes.
-    low, high = win_rate.bootstrap_interval([[float(i % 10 < 6)] * 10 for i in range(40)])
-    assert high - low == pytest.approx(2 * 1.96 * math.sqrt(0.6 * 0.4 / 40), rel=0.1)
-
-
-def test_krippendorffs_alpha_is_0_by_chance_and_that_of_the_published_example():
-    # Krippendorff, "Computing Krippendorff's Alpha-Reliability" (2011), section C: four raters, nominal data, 0.743.
-    raters = [
-        "1 2 3 3 2 1 4 1 2 . . .",
-        "1 2 3 3 2 2 4 1 2 5 . 3",
-        ". 3 3 3 2 3 4 2 2 5 1 .",
-        "1 2 3 3 2 4 4 1 2 5 1 .",
-    ]
-    columns = zip(*(line.split() for line in raters), strict=True)
-    assert win_rate.krippendorff_alpha([[int(r) for r in c if r != "."] for c in columns]) == pytest.approx(
-        0.743, abs=5e-4
-    )
-    draw = random.Random(0)
-    chance = [[draw.choice([-1, 1]) for _ in range(2)] for _ in range(5000)]
-    assert win_rate.krippendorff_alpha(chance) == pytest.approx(0, abs=0.05)
-
-
-def test_swapping_the_models_swaps_wins_and_losses():
-    draw = random.Random(1)
-    verdicts = [
-        {"instruction": str(i), "input": "", "first": first, "verdict": draw.choice(["first", "second", "tie"])}
-        for i in range(50)
+def write_verdicts(path, verdicts):
+    rows = [
+        {"instruction": str(i), "input": "", "first": first, "verdict": verdict, "lengths": [10 + i % 7, 13]}
+        for i, verdict in enumerate(verdicts)
         for first in (1, 2)
     ]
-    swapped = [{**row, "first": 3 - row["first"]} for row in verdicts]
-    table, other = (win_rate.judge_table(("a", "b"), r).splitlines() for r in (verdicts, swapped))
-    assert table[2].split()[1:] == other[3].split()[1:]
-    assert table[3].split()[1:] == other[2].split()[1:]
-    assert table[4] == other[4]
-    assert table[7:] == other[7:]
+    settings = {"kind": "judge", "model_1": "ours", "model_2": "$x_1$"}
+    path.write_text("".join(json.dumps(row) + "\n" for row in [{"settings": settings}, *rows]))
+    return path
+
+
+def test_the_figure_shows_the_rates_of_the_table_and_replaces_only_its_own(tmp_path, capsys):
+    verdicts = write_verdicts(tmp_path / "verdicts.jsonl", ["first", "second", "tie"] * 20)
+    for suffix in ("png", "svg"):
+        figure = tmp_path / f"figure.{suffix}"
+        for _ in range(2):
+            compare.report(str(verdicts), str(figure))
+        assert figure.stat().st_size > 5000
+        figure.write_bytes(b"mine")
+        with pytest.raises(UserError, match=f"figure.{suffix}: not a figure of this script, so it stays"):
+            compare.report(str(verdicts), str(figure))
+        assert figure.read_bytes() == b"mine"
+    with pytest.raises(UserError, match=r"figure\.pdf: a figure's name ends in \.png or \.svg"):
+        compare.report(str(verdicts), str(tmp_path / "figure.pdf"))
+    table = capsys.readouterr().out
+    axes = draw(("ours", "$x_1$"), judged_pairs(rows(verdicts))).axes[0]
+    labels = [label.get_text().split("  ")[0] for label in axes.get_yticklabels()]
+    assert labels == ["win rate", "where longer", "where shorter"]
+    for label, text in zip(labels, axes.texts, strict=True):
+        assert f"  {label:<17}  {text.get_text()}  (95%" in table
+
+
+@pytest.mark.parametrize("kind", ["judge", "human"])
+def test_a_file_without_a_verdict_gives_a_table_of_dashes_and_an_empty_figure(kind, tmp_path):
+    path = tmp_path / "verdicts.jsonl"
+    path.write_text(json.dumps({"settings": {"kind": kind, "model_1": "a", "model_2": "b"}}) + "\n")
+    result = run_script("compare.py", "report", "--verdicts_path", path, "--figure", tmp_path / "figure.svg")
+    assert result.returncode == 0, result.stderr
+    assert "win rate           -\n  mean length        -\n  where longer       -" in result.stdout
+
+
+def test_verdicts_of_an_earlier_version_have_all_lines_but_those_on_length(tmp_path, capsys):
+    path = write_verdicts(tmp_path / "verdicts.jsonl", ["first"] * 10)
+    path.write_text(re.sub(r', "lengths": \[\d+, \d+\]', "", path.read_text()))
+    compare.report(str(path))
+    assert "win rate           50.0%  (95% interval" in (table := capsys.readouterr().out)
+    assert "mean length        -\n  where longer       -\n  where shorter      -" in table
+
+
+def test_plan_says_how_many_pairs_a_difference_takes(capsys):
+    compare.plan(0.6)
+    compare.plan(0.6, 0.3)
+    assert capsys.readouterr().out.splitlines() == [
+        "199 pairs, 0.0% of them tied, show a true win rate of 60.0% with 80% power (sign test at the 5% level).",
+        "144 pairs, 30.0% of them tied, show a true win rate of 60.0% with 80% power (sign test at the 5% level).",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ((0.5,), "--win_rate 0.5: takes that of the better model, from 0.505 to 1"),
+        ((math.nan,), "--win_rate nan"),
+        ((0.9, 0.3), "--win_rate 0.9: with 0.3 of the pairs tied, it is at most 0.85"),
+        ((0.6, 1.0), "--ties 1.0"),
+    ],
+)
+def test_plan_refuses_what_cannot_be(values, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        compare.plan(*values)
 
 
 # ---- generate ----
@@ -303,6 +422,23 @@ def test_a_server_with_a_short_context_answers_with_as_many_tokens_as_fit(tmp_pa
         result = run_script(*flags, "--max_concurrent_requests", "1", **server.environment)
     assert result.returncode == 0, result.stderr
     assert [request["body"]["max_tokens"] for request in server.requests] == [512] + [261] * 40
+
+
+def test_a_prompt_that_a_server_refuses_and_an_empty_response_are_recorded_and_counted(tmp_path):
+    def answer(prompt):
+        if "Do thing 7." in prompt:
+            return FILTERED
+        return ("", "length") if "Do thing 8." in prompt else "<think>\nSo be it.\n</think>\n\nDone."
+
+    tasks, output = write_tasks(tmp_path / "eval.json"), tmp_path / "out.json"
+    flags = ("compare.py", "generate", "--instructions_path", tasks, "--output_path", output, "--model_name", "m")
+    with OpenAIServer(answer) as server:
+        result = run_script(*flags, **server.environment)
+    assert result.returncode == 0, result.stderr
+    outputs = [entry["output"] for entry in json.loads(output.read_text())]
+    assert outputs == ["" if i in (7, 8) else "Done." for i in range(40)]
+    assert "holds 40 responses; 1 were cut off at --max_new_tokens; 2 are empty, 1 of them refused" in result.stdout
+    assert result.stderr.count("passed over: ") == 1
 
 
 def test_a_killed_generate_run_loses_and_doubles_nothing(tmp_path):

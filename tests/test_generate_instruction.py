@@ -1,12 +1,15 @@
 """The generator as a user runs it, against a local server: what it asks, what it writes, and what it survives."""
 
+import itertools
 import json
 import os
+import pty
 import random
 import re
 import signal
 import subprocess
 import sys
+import termios
 import time
 
 import numpy as np
@@ -264,6 +267,30 @@ def test_a_chat_only_model_is_noticed(folder):
     assert all("logit_bias" not in body and len(body["messages"]) == 1 for body in chats)
 
 
+def test_replies_of_todays_chat_models_are_read(folder):
+    tasks = make_tasks(60)
+    play, number = answers_with(tasks), itertools.count()
+
+    def answer(prompt):
+        match next(number) % 4:
+            case 0:
+                return f"<think>\nI begin with\n4. Instruction: trees ###\n</think>\n\n4. Instruction:{play(prompt)}"
+            case 1:
+                return re.sub(r"(\d+\. \w+:)", r"**\1**", f"4. Instruction:{play(prompt)}")
+            case 2:
+                return (400, {"error": {"message": "Filtered.", "code": "content_filter"}})
+        return f"```\n{re.sub(r'(?m)^4', '1', f'4. Instruction:{play(prompt)}')}\n```"
+
+    with OpenAIServer(answer) as server:
+        flags = {**ONE_BY_ONE, "api": "chat", "max_tokens_per_request": 700}
+        result = generate(folder, server, num_instructions_to_generate=60, **flags)
+    assert result.returncode == 0, result.stderr
+    assert_orderly_end(folder, tasks)
+    assert re.search(r"requests +8\nrefused +2\n", result.stdout)
+    assert result.stderr.count("passed over: ") == 2
+    assert {request["body"]["max_tokens"] for request in server.requests} == {700}
+
+
 def test_the_chat_api_can_be_chosen(folder):
     with OpenAIServer(answers_with(make_tasks(50))) as server:
         generate(folder, server, num_instructions_to_generate=30, api="chat")
@@ -362,7 +389,11 @@ def test_a_teacher_that_yields_nothing_is_stopped_after_20_requests(folder):
         result = generate(folder, server, **ONE_BY_ONE)
     assert result.returncode == 1
     assert_fails_in_one_line(
-        result, "20 requests in a row", "too similar to a known instruction: 20", "empty output: 21"
+        result,
+        "20 requests in a row",
+        "too similar to a known instruction: 20",
+        "empty output: 21",
+        f"The last reply begins '{task['instruction'][:20]}",
     )
     assert len(server.requests) in (21, 22)  # the next one may start while an answer is judged
     assert_orderly_end(folder, [task])
@@ -407,6 +438,21 @@ def test_an_interrupted_run_ends_orderly(signal_number, folder):
     assert "interrupted" in stderr.strip().splitlines()[-1]
     assert re.search(r"kept +20\n", stdout)
     assert_orderly_end(folder, tasks[:20])
+
+
+def test_a_long_request_shows_life(folder):
+    terminal, other_end = pty.openpty()
+    termios.tcsetwinsize(other_end, (24, 80))
+    with OpenAIServer(None, faults=lambda number: "silent") as server:
+        command = [sys.executable, *arguments(output_dir="out", request_batch_size=1, max_concurrent_requests=2)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), **server.environment}
+        process = subprocess.Popen(command, cwd=folder, env=environment, stderr=other_end, stdout=subprocess.DEVNULL)
+        shown, end = b"", time.monotonic() + 60
+        while b"2 under way, last answer 2 s ago" not in shown:
+            shown += os.read(terminal, 4096)
+            assert time.monotonic() < end
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 130
 
 
 def stored(folder) -> list[str]:
@@ -531,6 +577,7 @@ GOOD_FLAGS = {"num_instructions_to_generate": 1}
         {"max_concurrent_requests": 0},
         {"similarity_threshold": 70.0},
         {"max_total_tokens": 0},
+        {"max_tokens_per_request": 0},
         {"api": "text"},
     ],
 )

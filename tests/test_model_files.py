@@ -14,8 +14,9 @@ import sys
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alpaca.weights import model_files
 from configs import tiny_models
@@ -126,13 +127,14 @@ def test_buffers_of_an_old_base_and_a_twin_that_it_alone_holds_are_no_more_layer
 
 def test_another_vocabulary_is_refused_with_both_shapes(models, refused, tmp_path):
     model = AutoModelForCausalLM.from_pretrained(models / "base")
-    model.resize_token_embeddings(390)
-    model.save_pretrained(tmp_path / "short")
-    shutil.copy(models / "base" / "tokenizer.json", tmp_path / "short")
-    shutil.copy(models / "base" / "tokenizer_config.json", tmp_path / "short")
-    line = refused(tmp_path / "short")
-    assert "lm_head.weight is [390, 64] in" in line
-    assert "[401, 64] with the [PAD] row it gains," in line
+    tokenizer = AutoTokenizer.from_pretrained(models / "base")
+    tokenizer.add_tokens([f"word{i}" for i in range(50)])
+    model.resize_token_embeddings(450)
+    model.save_pretrained(tmp_path / "other")
+    tokenizer.save_pretrained(tmp_path / "other")
+    line = refused(tmp_path / "other")
+    assert "lm_head.weight is [450, 64] in" in line
+    assert "and [401, 64] in" in line
     assert "2 tensors do not fit" in line
 
 
@@ -245,6 +247,44 @@ HEADERS = {
 }
 
 
+def with_header(entries: dict, data: bytes = b"") -> bytes:
+    header = json.dumps(entries).encode()
+    return len(header).to_bytes(8, "little") + header + data
+
+
+FLOATS = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+VALID = {
+    "no format in the metadata": ({"__metadata__": {"step": "100"}, "a": FLOATS}, 8),
+    "empty metadata": ({"__metadata__": {}, "a": FLOATS}, 8),
+    "null for metadata": ({"__metadata__": None, "a": FLOATS}, 8),
+    "another library's format": ({"__metadata__": {"format": "jax"}, "a": FLOATS}, 8),
+    "empty tensors": ({"z": {**FLOATS, "shape": [0, 4], "data_offsets": [8, 8]}, "a": FLOATS}, 8),
+    "numbers of 4 bits": ({"q": {"dtype": "F4", "shape": [2, 4], "data_offsets": [8, 12]}, "a": FLOATS}, 12),
+    "numbers of 6 bits": ({"q": {"dtype": "F6_E2M3", "shape": [8], "data_offsets": [8, 14]}, "a": FLOATS}, 14),
+    "exponents alone": ({"q": {"dtype": "F8_E8M0", "shape": [3], "data_offsets": [8, 11]}, "a": FLOATS}, 11),
+    "complex numbers": ({"q": {"dtype": "C64", "shape": [1], "data_offsets": [8, 16]}, "a": FLOATS}, 16),
+}
+
+
+@pytest.mark.parametrize(("entries", "num_bytes"), VALID.values(), ids=VALID.keys())
+def test_what_the_format_allows_and_libraries_write_is_read(tmp_path, entries, num_bytes):
+    (tmp_path / "model.safetensors").write_bytes(with_header(entries, bytes(num_bytes)))
+    with safe_open(tmp_path / "model.safetensors", framework="pt") as f:  # the library takes it
+        names = set(f.keys())
+    tensors = model_files.open_checkpoint(tmp_path)
+    assert tensors.keys() == names
+    assert tensors["a"].read(0, 2).tolist() == [0, 0]
+
+
+def test_an_index_whose_metadata_is_null_and_a_shard_without_any_give_a_diff(models, base, tmp_path):
+    index = json.loads((base / "model.safetensors.index.json").read_text())
+    (base / "model.safetensors.index.json").write_text(json.dumps({**index, "metadata": None}))
+    for shard in base.glob("model-*.safetensors"):
+        save_file(load_file(shard), shard)
+    make_diff(base, base, tmp_path / "diff", "--exact", "True")
+    recover(base, tmp_path / "diff", tmp_path / "out")
+
+
 @pytest.mark.parametrize("header", HEADERS.values(), ids=HEADERS.keys())
 def test_a_damaged_safetensors_header_is_refused(tmp_path, header):
     (tmp_path / "model.safetensors").write_bytes(header)
@@ -291,6 +331,11 @@ def test_a_pickle_that_is_no_state_dict_is_refused(tmp_path, content):
     torch.save(content, tmp_path / "pytorch_model.bin")
     with pytest.raises(UserError, match="not a state dict"):
         model_files.open_checkpoint(tmp_path)
+
+
+def test_an_empty_tensor_in_a_pickle_is_read(tmp_path):
+    torch.save({"none": torch.ones(0, 3), "a": torch.ones(2)}, tmp_path / "pytorch_model.bin")
+    assert model_files.open_checkpoint(tmp_path)["none"].read(0, 0).tolist() == []
 
 
 def test_pickled_tensors_are_read_where_they_lie(tmp_path):

@@ -19,7 +19,7 @@ import pytest
 
 from alpaca.evaluation.predictions import Pair, Task
 from alpaca.evaluation.rating_page import BlindEvaluation
-from alpaca.evaluation.win_rate import human_table
+from alpaca.evaluation.results import human_table
 from alpaca.row_files import AppendOnlyFile
 from data.openai_server import OpenAIServer
 from tests.helpers.browser import Recorder, browser, free_port, resize, wait_for, wait_for_port
@@ -319,6 +319,26 @@ def test_a_conversation_in_the_terminal_streams_from_a_server():
     assert "Response: re: Say hi.\n\n### Input:\nto all [31m red\n" in result.stdout  # no escape code for the terminal
     assert_fails_in_one_line(
         run_script("demo.py", "chat", "--model_name", "m", OPENAI_BASE_URL=server.url), "no server at"
+    )
+
+
+def test_a_line_that_a_server_refuses_leaves_the_next_its_answer():
+    message = {"role": "assistant", "content": "<think>Hm</think>\n\nIn one piece."}
+    plain = (200, {"choices": [{"index": 0, "finish_reason": "stop", "message": message}]})
+    faults = {0: (400, {"error": {"message": "Your input was flagged."}}), 1: plain}
+    with OpenAIServer(lambda prompt: "<think> Hm. </think> Word by word.", faults=faults.get) as server:
+        result = subprocess.run(
+            [sys.executable, "demo.py", "chat", "--model_name", "m"],
+            input="a\nb\nc\n",
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=ROOT,
+            env={**os.environ, **server.environment},
+        )
+    assert "Your input was flagged.).]\n" in result.stdout
+    assert result.stdout.endswith(
+        "Instruction: b\nResponse: In one piece.\n\nInstruction: c\nResponse: Word by word.\n\n"
     )
 
 

@@ -15,7 +15,7 @@ from rouge_score.rouge_scorer import RougeScorer
 import plot_diversity
 from plot_diversity import FIGURE_HEIGHT, FIGURE_WIDTH, MIN_FONT, RADII, Group, Task
 from tests.helpers.commands import ROOT, assert_fails_in_one_line, run_script
-from utils import UserError
+from utils import UserError, save_figure
 
 VERBS = ["name", "list", "write", "explain", "describe", "find", "count", "compare", "sort", "suggest", "translate"]
 NOUNS = ["river", "poem", "recipe", "law", "song", "mistake", "country", "number", "word", "reason", "city", "plan"]
@@ -330,7 +330,7 @@ def test_an_earlier_figure_survives_a_disk_that_is_full(tmp_path):
             raise OSError(28, "No space left on device")
 
     with pytest.raises(UserError, match=r"figure\.png: No space left on device"):
-        plot_diversity.save(Figure(), [tmp_path / "figure.png"])
+        save_figure(Figure(), [tmp_path / "figure.png"], "title")
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("figure.png", b"old")]
 
 

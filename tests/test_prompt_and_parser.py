@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from alpaca.generation.chat_replies import strip_repeated_label
 from generate_instruction import (
     encode_prompt,
     find_word_in_string,
     parse_completion,
+    parse_reply,
     post_process_gpt3_response,
     sample_seed_tasks,
-    strip_repeated_label,
 )
 from utils import UserError
 
@@ -179,11 +180,6 @@ def test_a_chat_reply_may_repeat_the_label_or_not():
     assert strip_repeated_label("14. Instruction: no", 4) == "14. Instruction: no"
 
 
-def test_words_are_found_whole_and_in_any_case():
-    assert find_word_in_string("go to", "Where to Go To next?")
-    assert not find_word_in_string("map", "mapping of a bitmap")
-
-
 # Text from the pieces that mean something to the parser, in any order, with arbitrary text between them.
 HOSTILE = st.lists(
     st.one_of(
@@ -193,6 +189,71 @@ HOSTILE = st.lists(
     ),
     max_size=30,
 ).map("".join)
+
+
+def reply_of(*instructions, first=1, **labels) -> str:
+    """A list of tasks with these labels, each with {n} for its number."""
+    given = {"Instruction": "{n}. Instruction:", "Input": "{n}. Input:", "Output": "{n}. Output:", "between": "###\n"}
+    given |= labels
+    pieces = [
+        f"{given['Instruction']} {instruction}\n{given['Input']}\n<noinput>\n{given['Output']}\nOb, Lena.\n".replace(
+            "{n}", str(number)
+        )
+        for number, instruction in enumerate(instructions, start=first)
+    ]
+    return given["between"].join(pieces)
+
+
+THREE = [f"Name {number} rivers of Asia." for number in ("two", "five", "nine")]
+BOLD = {name: f"**{{n}}. {name}:**" for name in ("Instruction", "Input", "Output")}
+BOLD_WORDS = {name: f"{{n}}. **{name}**:" for name in BOLD}
+UNNUMBERED = {name: f"**{name}:**" for name in BOLD}
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        reply_of(*THREE, first=4),
+        reply_of(*THREE, first=4).removeprefix("4. Instruction:"),
+        reply_of(*THREE),
+        "Here are three:\n\n" + reply_of(*THREE),
+        reply_of(*THREE, first=4, **BOLD),
+        reply_of(*THREE, first=4, **BOLD).removeprefix("**4. Instruction:**"),
+        reply_of(*THREE, first=4, **BOLD_WORDS),
+        reply_of(*THREE, between="\n---\n", **UNNUMBERED),
+        reply_of(*THREE, between="\n### Task 9\n", **UNNUMBERED),
+        f"```text\n{reply_of(*THREE, first=4)}\n```",
+        f"Sure:\n```\n{reply_of(*THREE, between='')}```",
+        f"```\n{reply_of(*THREE, first=4).removeprefix('4. Instruction:')}\n```",
+        reply_of(*THREE, first=4, between=""),
+        reply_of(*THREE, first=4, Instruction="### {n}. Instruction:", between=""),
+        reply_of(*THREE, first=4, Instruction="{n}) Instruction:", Input="{n}) Input:", Output="{n}) Output:"),
+    ],
+)
+def test_a_chat_reply_in_a_form_of_its_own_is_read_as_what_it_means(reply):
+    tasks, _ = parse_reply(3, reply, "stop")
+    assert tasks == [{"instruction": text, "input": "", "output": "Ob, Lena."} for text in THREE]
+
+
+def test_a_chat_reply_keeps_the_code_in_its_outputs_and_loses_its_cut_off_end():
+    code = "```python\nprint(1)\n```"
+    reply = reply_of(*THREE, **BOLD).replace("Ob, Lena.", code)
+    assert [task["output"] for task in parse_reply(3, reply, "stop")[0]] == [code] * 3
+    assert [task["output"] for task in parse_reply(3, f"```\n{reply}```", "stop")[0]] == [code] * 3
+    assert len(parse_reply(3, reply, "length")[0]) == 2
+
+
+@settings(max_examples=200, deadline=None)
+@given(HOSTILE, st.booleans())
+def test_a_chat_reply_never_gives_fewer_tasks_and_as_the_original_exactly_its(text, drop_malformed):
+    plain = parse(strip_repeated_label(text, 4), drop_malformed=drop_malformed)[0]
+    tasks = parse_reply(3, text, "stop", drop_malformed)[0]
+    assert tasks == plain or (drop_malformed and len(tasks) > len(plain))
+
+
+def test_words_are_found_whole_and_in_any_case():
+    assert find_word_in_string("go to", "Where to Go To next?")
+    assert not find_word_in_string("map", "mapping of a bitmap")
 
 
 @settings(max_examples=500, deadline=None)

@@ -1,6 +1,7 @@
 """A model behind a server: where it is looked for, how it is asked, what is asked again, what ends a run."""
 
 import asyncio
+import contextlib
 import email.utils
 import time
 
@@ -125,6 +126,20 @@ def test_the_wait_that_a_server_asks_for_is_kept(environment, waits):
             environment(**server.environment)
             assert ask() == ["hi"]
         assert lowest <= waits[0] <= 1.2 * lowest + 3
+
+
+def test_a_limit_that_lets_others_through_ends_no_request(environment, waits):
+    with OpenAIServer(lambda prompt: f"re: {prompt}", faults=lambda n: "rate limit" if n % 6 else None) as server:
+        environment(**server.environment)
+        model = ServerModel("local", "chat", lambda text: None)
+
+        async def run():
+            async def ask(prompt):
+                return (await model.complete([prompt], max_tokens=9)).completions[0][0]
+
+            return [answer async for _, answer in module.as_answered(map(str, range(40)), ask, 8)]
+
+        assert sorted(asyncio.run(run())) == sorted(f"re: {number}" for number in range(40))
 
 
 def test_a_server_that_asks_for_a_very_long_wait_ends_the_run(environment, waits):
@@ -264,3 +279,67 @@ def test_where_not_even_a_short_answer_fits_the_refusal_ends_the_run(environment
         with pytest.raises(UserError, match="maximum context length is 100 tokens"):
             ask(prompts=["word " * 100], max_tokens=3072)
     assert sizes(server) == [3072, 67]
+
+
+# Connections that end early
+
+EVENT = b'data: {"choices": [{"index": 0, "delta": {"content": "word "}}]}\n\n'
+BEGINNING = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n" % (len(EVENT), EVENT)
+
+
+@contextlib.asynccontextmanager
+async def begins_to_answer(environment, beginning: bytes = BEGINNING, breaks_off: bool = False):
+    """A server that sends the beginning of an answer, and a list that grows with each client that has gone."""
+    gone = []
+
+    async def serve(reader, writer):
+        await reader.readuntil(b"}")
+        writer.write(beginning)
+        if not breaks_off:
+            await reader.read()  # to the client's end
+            gone.append(True)
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        environment(OPENAI_BASE_URL=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", no_proxy="127.0.0.1")
+        yield gone
+
+
+async def wait_for(gone: list, number: int) -> None:
+    async with asyncio.timeout(10):
+        while len(gone) < number:
+            await asyncio.sleep(0.02)
+
+
+def test_a_stream_that_is_closed_closes_its_connection(environment):
+    async def run() -> None:
+        async with begins_to_answer(environment) as gone:
+            responses = ServerModel("m", "chat", print).stream("p", "p", max_tokens=9)
+            assert await anext(responses) == "word "
+            await responses.aclose()
+            await wait_for(gone, 1)
+
+    asyncio.run(run())
+
+
+def test_requests_that_are_given_up_close_their_connections(environment):
+    async def run() -> None:
+        async with begins_to_answer(environment, beginning=b"") as gone:
+            model = ServerModel("m", "chat", print)
+            answers = module.as_answered(["p"] * 3, lambda prompt: model.complete([prompt], max_tokens=9), 3)
+            waiting = asyncio.create_task(anext(answers))
+            await asyncio.sleep(0.5)
+            waiting.cancel()
+            await wait_for(gone, 3)
+
+    asyncio.run(run())
+
+
+def test_a_stream_that_breaks_in_the_middle_is_an_error(environment):
+    async def run() -> None:
+        async with begins_to_answer(environment, breaks_off=True):
+            async for response in ServerModel("m", "chat", print).stream("p", "p", max_tokens=9):
+                assert response == "word "
+
+    with pytest.raises(UserError, match="the server broke off: the connection broke: "):
+        asyncio.run(run())

@@ -183,7 +183,6 @@ def test_missing_tokens_are_added_in_the_original_order(tiny_llama):
     assert list(train.missing_special_tokens(tokenizer).items()) == [
         ("pad_token", "[PAD]"),
         ("eos_token", "</s>"),
-        ("unk_token", "<unk>"),
     ]
 
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 import weight_diff
+from alpaca.inference.local import resize_embeddings
 from alpaca.weights import manifest, pairs
 from alpaca.weights.model_files import open_checkpoint
 from benchmarks import plain_weight_diff
@@ -162,6 +163,60 @@ def test_a_base_whose_embedding_is_longer_than_its_tokenizer_is_cut_as_the_plain
     make_diff(tmp_path / "base", llama / "tuned", tmp_path / "diff")
     assert_same_bits(load_files(tmp_path / "diff"), load_files(tmp_path / "plain_diff"))
     recover(tmp_path / "base", tmp_path / "diff", None)
+
+
+@pytest.mark.parametrize("exact", ["False", "True"])
+@pytest.mark.parametrize(
+    ("num_rows", "num_added", "num_filled"),
+    [(400, 3, 0), (400, 0, 8), (399, 0, 0), (390, 1, 0), (410, 2, 0), (400, 1, 47)],
+    ids=[
+        *("three tokens more", "rows that no token needs", "a base shorter than its tokenizer", "both"),
+        *("a base longer than its tokenizer", "filled up to 448"),
+    ],
+)
+def test_rows_are_added_wherever_the_tuned_tokenizer_is_longer(llama, tmp_path, exact, num_rows, num_added, num_filled):
+    """As train.py adds them, whatever their number and whether or not the base has a pad token."""
+    base = shutil.copytree(llama / "base", tmp_path / "base")
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model.resize_token_embeddings(num_rows, mean_resizing=False)
+    model.save_pretrained(base)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.add_tokens([f"<added{i}>" for i in range(num_added)])
+    resize_embeddings(model, len(tokenizer) + num_filled, num_added + num_filled)
+    model.save_pretrained(tmp_path / "tuned")
+    tokenizer.save_pretrained(tmp_path / "tuned")
+    arguments = (base, tmp_path / "tuned", tmp_path / "diff", "--exact", exact)
+    if num_added == 0 and num_filled:
+        assert "only where the tuned model's tokenizer is longer" in fails(
+            "make_diff", "--path_raw", base, "--path_tuned", tmp_path / "tuned", "--path_diff", tmp_path / "diff"
+        )
+        return
+    make_diff(*arguments)
+    diff = load_files(tmp_path / "diff", "exact-" if exact == "True" else "")
+    if num_rows <= 400:  # rows that the base has already are subtracted as they are
+        assert not any(tensor.any() for tensor in diff.values())  # untrained: the base and its mean, in every row
+    recover(base, tmp_path / "diff", tmp_path / "out")
+    assert_same_bits(load_files(tmp_path / "out"), load_files(tmp_path / "tuned"))
+
+
+def test_every_file_of_the_tuned_folder_comes_back_or_is_named(llama, tmp_path):
+    tuned = shutil.copytree(llama / "tuned", tmp_path / "tuned")
+    kept = ["preprocessor_config.json", "processor_config.json", "modeling_alpaca.py", "chat_template.jinja"]
+    kept += ["additional_chat_templates/tools.jinja", "README.md", "LICENSE", "tokenizer.model", "trainer_state.json"]
+    left_behind = ["training_args.bin", "onnx/", ".env", "pytorch_model.pt"]
+    (tuned / "additional_chat_templates").mkdir()
+    (tuned / "onnx").mkdir()
+    for name in [*kept, "training_args.bin", "onnx/model.onnx", ".env", "pytorch_model.pt"]:
+        (tuned / name).write_text(name)
+    out = make_diff(llama / "base", tuned, tmp_path / "diff", "--exact", "True")
+    assert f"Of {tuned}, this stays behind: {', '.join(sorted(left_behind))}." in out
+    recover(llama / "base", tmp_path / "diff", tmp_path / "out")
+    expected = {name: content for name, content in contents(tuned).items() if name.split("/")[0] in {
+        *(name.split("/")[0] for name in kept), *(path.name for path in (llama / "tuned").iterdir())
+    }}  # fmt: skip
+    assert contents(tmp_path / "out") == expected
+    flip_bit(tmp_path / "diff" / kept[4], 3)
+    assert "tools.jinja: damaged" in fails("recover", "--path_raw", llama / "base", "--path_diff", tmp_path / "diff")
 
 
 def test_without_a_pad_token_on_either_side_nothing_is_added(llama, tmp_path):

@@ -33,6 +33,11 @@ class Pair:
     task: Task
     outputs: tuple[str, str]
 
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """Of the responses, in characters."""
+        return len(self.outputs[0]), len(self.outputs[1])
+
 
 def load_tasks(path: str) -> list[Task]:
     """The instructions in a file, in its order. Raises UserError for a missing field, a duplicate or an empty file."""

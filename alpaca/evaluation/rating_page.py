@@ -108,7 +108,7 @@ class BlindEvaluation:
             if key in self._voted.setdefault(rater, set()):
                 return False
             row = {"rater": rater, "instruction": key[0], "input": key[1], "first": first, "verdict": verdict}
-            self._file.append(row)
+            self._file.append({**row, "lengths": pair.lengths})
             self._voted[rater].add(key)
         return True
 

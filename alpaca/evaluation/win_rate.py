@@ -1,15 +1,34 @@
-"""What pairwise preferences say: win rate and its uncertainty, position bias, agreement of raters.
+"""What pairwise preferences say: win rate, with and without the effect of length, its uncertainty, power, agreement.
 
-A row holds "verdict" ("first", "second", "tie"; others are no preference) and "first", the number (1 or 2) of the model
-whose response was shown first.
+A row holds "verdict" ("first", "second", "tie"; others are no preference), "first", the number (1 or 2) of the model
+whose response was shown first, and "lengths", the characters of model 1's response and of model 2's.
 """
 
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
 import collections
 import math
+import typing
 
-NUM_RESAMPLES = 10_000
+SIGNIFICANCE = 0.05  # of the sign test; intervals hold the truth in all other cases
+POWER = 0.8
+CONTROLLED = "length-controlled"
+
+
+class PairVotes(typing.NamedTuple):
+    """The votes on one pair, each 1 for model 1, -1 for model 2 or 0 for a tie, and how long the two responses are."""
+
+    outcomes: list[int]
+    lengths: tuple[int, int] | None  # None in files that do not have them
+
+
+class Estimate(typing.NamedTuple):
+    """A win rate, ties being half a win, with its 95% interval, and the number of pairs behind it."""
+
+    rate: float
+    low: float
+    high: float
+    num_pairs: int
 
 
 def outcome(row: dict) -> int | None:
@@ -29,25 +48,116 @@ def sign_test(wins: int, losses: int) -> float:
     >>> sign_test(90, 89), sign_test(0, 0), round(sign_test(9, 1), 4)
     (1.0, 1.0, 0.0215)
     """
-    n = wins + losses
-    tail = sum(math.comb(n, k) for k in range(min(wins, losses) + 1))
-    return min(1.0, 2 * tail / 2**n)
+    from scipy.stats import binomtest
+
+    return float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
 
 
-def bootstrap_interval(scores: list[list[float]], seed: int = 0) -> tuple[float, float]:
-    """95% percentile interval of the mean of all scores, where groups, such as the votes on one pair, are resampled
-    whole (Efron 1979). nan where there is nothing."""
+# ---- Win rates ----
+
+
+def win_rates(pairs: list[PairVotes]) -> dict[str, Estimate | None]:
+    """Model 1's win rate over all pairs, where its response is the longer one, where it is the shorter one, and at
+    equal length; None where there is nothing to estimate it from."""
+    measured = [pair for pair in pairs if pair.lengths]
+    return {
+        "win rate": win_rate(pairs),
+        "where longer": win_rate([pair for pair in measured if pair.lengths[0] > pair.lengths[1]]),
+        "where shorter": win_rate([pair for pair in measured if pair.lengths[0] < pair.lengths[1]]),
+        CONTROLLED: length_controlled_win_rate(measured),
+    }
+
+
+def win_rate(pairs: list[PairVotes]) -> Estimate | None:
+    """The mean score of all votes. Interval: Wilson 1927, for the effective number of votes of Korn and Graubard 1998,
+    which is smaller where votes on the same pair agree, and larger where there are ties."""
     import numpy as np
+    from scipy.stats import t
 
-    if not scores:
-        return math.nan, math.nan
-    sums, counts = np.array([sum(group) for group in scores]), np.array([len(group) for group in scores])
-    rng, means = np.random.default_rng(seed), []
-    for _ in range(0, NUM_RESAMPLES, 100):  # bounds the memory
-        index = rng.integers(0, len(scores), (100, len(scores)))
-        means.append(sums[index].sum(axis=1) / counts[index].sum(axis=1))
-    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
-    return float(low), float(high)
+    if not pairs:
+        return None
+    scores = np.array([sum(pair.outcomes) / 2 + len(pair.outcomes) / 2 for pair in pairs])
+    counts = np.array([len(pair.outcomes) for pair in pairs])
+    rate, freedom = scores.sum() / counts.sum(), max(len(pairs) - 1, 1)
+    variance = len(pairs) / freedom * ((scores - rate * counts) ** 2).sum() / counts.sum() ** 2
+    n = rate * (1 - rate) / variance if variance else len(pairs)
+    z = t.isf(SIGNIFICANCE / 2, freedom)
+    center, scale = rate + z**2 / (2 * n), 1 + z**2 / n
+    margin = z * math.sqrt(rate * (1 - rate) / n + (z / (2 * n)) ** 2)
+    low, high = (float(np.clip((center + step) / scale, 0, 1)) for step in (-margin, margin))
+    return Estimate(float(rate), low, high, len(pairs))
+
+
+def length_controlled_win_rate(pairs: list[PairVotes]) -> Estimate | None:
+    """The win rate if both responses were equally long: sigmoid(a) of P(win) = sigmoid(a + b tanh(d / sd(d))), where d
+    is the difference of lengths (AlpacaEval 2; Dubois et al. 2024, arXiv 2404.04475). A tie is half a win; the interval
+    is the sandwich estimator's, with the votes on a pair as one cluster. None where there is no such fit: where a
+    threshold of d tells wins from losses, or no vote differs from another (Albert and Anderson 1984)."""
+    import numpy as np
+    from scipy.special import expit
+    from scipy.stats import t
+    from statsmodels.genmod.families import Binomial
+    from statsmodels.genmod.generalized_linear_model import GLM
+
+    differences = np.array([pair.lengths[0] - pair.lengths[1] for pair in pairs], float)
+    index = np.repeat(np.arange(len(pairs)), [len(pair.outcomes) for pair in pairs])
+    scores = np.array([(outcome + 1) / 2 for pair in pairs for outcome in pair.outcomes])
+    d = differences[index]
+    won, lost = d[scores > 0], d[scores < 1]
+    if not len(won) or not len(lost) or np.ptp(scores) == 0 or won.min() >= lost.max() or won.max() <= lost.min():
+        return None
+    lengths = np.tanh(d / differences.std())
+    model = GLM(scores, np.column_stack([np.ones_like(lengths), lengths]), family=Binomial())
+    fit = model.fit(cov_type="cluster", cov_kwds={"groups": index})
+    margin = t.isf(SIGNIFICANCE / 2, max(len(pairs) - 2, 1)) * fit.bse[0]
+    return Estimate(*(float(expit(fit.params[0] + step)) for step in (0, -margin, margin)), len(pairs))
+
+
+# ---- Power ----
+
+
+def power(win_rate: float, num_pairs: int, ties: float = 0.0) -> float:
+    """How likely the exact sign test finds a difference at the 5% level, where pairs are won and lost independently.
+
+    ties: the share of pairs that neither model wins; win_rate counts them as half a win, so that it is at most
+    1 - ties / 2.
+    """
+    import numpy as np
+    from scipy.stats import binom
+
+    decided = np.arange(binom.ppf(1e-9, num_pairs, 1 - ties), binom.isf(1e-9, num_pairs, 1 - ties) + 1)
+    p = min(1.0, (win_rate - ties / 2) / (1 - ties))
+    critical = binom.ppf(SIGNIFICANCE / 2, decided, 0.5)
+    critical -= binom.cdf(critical, decided, 0.5) > SIGNIFICANCE / 2
+    found = binom.cdf(critical, decided, p) + binom.cdf(critical, decided, 1 - p)
+    return float((binom.pmf(decided, num_pairs, 1 - ties) * found).sum())
+
+
+def num_pairs_needed(win_rate: float, ties: float = 0.0) -> int:
+    """The smallest number of pairs that show a true win rate with 80% power. Without ties a few pairs more can have a
+    little less: the test's exact level, and with it the power, is a saw, whose teeth are about sqrt(n) wide."""
+    high = 1
+    while power(win_rate, high, ties) < POWER:
+        high *= 2
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if power(win_rate, middle, ties) >= POWER else (middle, high)
+    first = max(1, high - 2 * math.isqrt(high))
+    return next(n for n in range(first, high + 1) if power(win_rate, n, ties) >= POWER)
+
+
+def detectable_win_rate(num_pairs: int, ties: float = 0.0) -> float | None:
+    """The smallest true win rate above one half that so many pairs show with 80% power; None where none is enough."""
+    from scipy.optimize import brentq
+
+    highest = 1 - ties / 2
+    if ties == 1 or power(highest, num_pairs, ties) < POWER:
+        return None
+    return brentq(lambda rate: power(rate, num_pairs, ties) - POWER, 0.5, highest)
+
+
+# ---- Agreement ----
 
 
 def krippendorff_alpha(ratings: list[list[int]]) -> float:
@@ -63,87 +173,3 @@ def krippendorff_alpha(ratings: list[list[int]]) -> float:
     totals = sum(units, collections.Counter())
     expected = n * n - sum(c * c for c in totals.values())
     return 1 - (n - 1) * observed / expected if expected else math.nan
-
-
-def judge_table(names: tuple[str, str], verdicts: list[dict]) -> str:
-    """The result of judging every pair in both orders. A pair is won by a model that wins one order and does not lose
-    the other; an order without a verdict leaves its pair out, since the other alone would bring in the position."""
-    by_pair = collections.defaultdict(dict)
-    for row in verdicts:
-        by_pair[row["instruction"], row["input"]][row["first"]] = row
-    complete = [orders for orders in by_pair.values() if len(orders) == 2]
-    decided = [orders for orders in complete if all(outcome(row) is not None for row in orders.values())]
-    sums = [sum(outcome(row) for row in orders.values()) for orders in decided]
-    opposed = [orders for orders in decided if {outcome(row) for row in orders.values()} == {1, -1}]
-    first_twice = sum(all(row["verdict"] == "first" for row in orders.values()) for orders in opposed)
-    differing = sum(len({outcome(row) for row in orders.values()}) == 2 for orders in decided)
-    num_unparsable = sum(outcome(row) is None for row in verdicts)
-    lines = [
-        *_common_lines(names, [[(total > 0) - (total < 0)] for total in sums], verdicts),
-        (
-            "orders disagree",
-            f"{differing} of {len(decided)} pairs{_share(differing, len(decided))}; in {first_twice} "
-            f"the first response won twice, in {len(opposed) - first_twice} the second",
-        ),
-        ("unparsable", f"{num_unparsable} of {len(verdicts)} verdicts; {len(complete) - len(decided)} pairs left out"),
-    ]
-    if len(complete) < len(by_pair):
-        lines.append(("not finished", f"{len(by_pair) - len(complete)} pairs judged in one order only, left out"))
-    return _format(names, lines)
-
-
-def human_table(names: tuple[str, str], votes: list[dict]) -> str:
-    """The result of a blind evaluation by any number of raters; every vote counts, except skips."""
-    by_pair = collections.defaultdict(list)
-    for row in votes:
-        if outcome(row) is not None:
-            by_pair[row["instruction"], row["input"]].append(outcome(row))
-    groups = list(by_pair.values())
-    equal = sum(math.comb(c, 2) for group in groups for c in collections.Counter(group).values())
-    possible = sum(math.comb(len(group), 2) for group in groups)
-    raters = collections.Counter(row["rater"] for row in votes)
-    alpha = krippendorff_alpha(groups)
-    agreement = f"{equal} of {possible} pairs of votes on the same pair{_share(equal, possible)}" if possible else "-"
-    if not math.isnan(alpha):
-        agreement += f"; Krippendorff's alpha {alpha:.2f}"
-    lines = [
-        *_common_lines(names, groups, votes),
-        ("skipped", f"{sum(row['verdict'] == 'skip' for row in votes)} of {len(votes)}"),
-        ("raters", ", ".join(f"{rater} ({count})" for rater, count in sorted(raters.items())) or "none"),
-        ("agreement", agreement),
-    ]
-    return _format(names, lines)
-
-
-def _common_lines(names: tuple[str, str], groups: list[list[int]], rows: list[dict]) -> list[tuple[str, str]]:
-    """What judge and human report alike. groups: the outcomes of each pair."""
-    outcomes = [value for group in groups for value in group]
-    wins, losses, ties = (outcomes.count(value) for value in (1, -1, 0))
-    n = len(outcomes)
-    low, high = bootstrap_interval([[(value + 1) / 2 for value in group] for group in groups])
-    # Several votes on one pair are not independent: in the test a pair counts once.
-    pair_sums = [sum(group) for group in groups]
-    p = sign_test(sum(total > 0 for total in pair_sums), sum(total < 0 for total in pair_sums))
-    verdicts = [row["verdict"] for row in rows]
-    num_first, num_second = verdicts.count("first"), verdicts.count("second")
-    num_chosen = num_first + num_second
-    bias = f"the first response won {num_first} of {num_chosen} verdicts that chose one{_share(num_first, num_chosen)}"
-    win_rate = f"{100 * (wins + ties / 2) / n:.1f}%  (95% bootstrap interval {100 * low:.1f}% to {100 * high:.1f}%)"
-    return [
-        ("pairs", f"{len(groups)}"),
-        ("wins", f"{wins}{_share(wins, n)}"),
-        ("losses", f"{losses}{_share(losses, n)}"),
-        ("ties", f"{ties}{_share(ties, n)}"),
-        ("win rate", win_rate if n else "-"),
-        ("sign test", f"p = {p:.3g}  (pairs won against pairs lost)"),
-        ("position bias", f"{bias}; by chance p = {sign_test(num_first, num_second):.3g}"),
-    ]
-
-
-def _share(part: int, whole: int) -> str:
-    return f"  ({100 * part / whole:.1f}%)" if whole else ""
-
-
-def _format(names: tuple[str, str], lines: list[tuple[str, str]]) -> str:
-    width = max(len(label) for label, _ in lines)
-    return "\n".join([f"{names[0]}  against  {names[1]}", *(f"  {label:<{width}}  {text}" for label, text in lines)])

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from alpaca.examples import parse_json_line
 from alpaca.generation.task_pool import Interrupted, Script, TaskPool, signals_between
-from alpaca.inference.server import UnusableAnswer, read_answer
+from alpaca.inference.answers import UnusableAnswer, read_answer
+from alpaca.inference.refusals import Refusal
 from utils import UserError, atomic_write, check_output_path, os_errors_in_one_line
 
 CUSTOM_ID = re.compile(r"(-?\d+)-(\d+)")
@@ -153,10 +154,9 @@ def add_answers(found: BatchAnswers, pool: TaskPool) -> None:
             files[number].seek(offset)
             body = json.loads(files[number].readline())["response"]["body"]
             try:
-                answer = read_answer(
-                    json.dumps(body), {"model": "unknown", **({"messages": []} if is_chat(body) else {})}
-                )
-            except UnusableAnswer as error:
+                asked = {"model": "unknown", **({"messages": []} if is_chat(body) else {})}
+                answer = read_answer(json.dumps(body), asked, found.paths[number])
+            except (UnusableAnswer, Refusal) as error:
                 found.refused[prompt] = str(error)
                 continue
             index, seed = prompt

@@ -10,7 +10,9 @@ import time
 import types
 
 from alpaca.generation.task_pool import Interrupted, Script, TaskPool
-from alpaca.inference.server import Answer, OnePromptPerRequest, ServerModel
+from alpaca.inference.answers import Answer
+from alpaca.inference.refusals import PromptRefused
+from alpaca.inference.server import OnePromptPerRequest, ServerModel
 from utils import UserError
 
 
@@ -50,6 +52,7 @@ class Generation:
         self.returned_prompts: list[int] = []  # indices of prompts in batches that the server did not take
         self.requests: set[asyncio.Task] = set()
         self.num_open_requests = 0
+        self.last_answer_at = time.monotonic()
         self.arrived: asyncio.Queue = asyncio.Queue()
 
     @property
@@ -64,6 +67,7 @@ class Generation:
         """Ask, judge and store until there are enough tasks or the budget of tokens is used up."""
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, self.arrived.put_nowait, Interrupted(number))
+        clock = asyncio.create_task(self.show_life())
         try:
             while self.pool.num_missing > 0:
                 self.start_requests()
@@ -74,9 +78,15 @@ class Generation:
                     raise arrival
                 await self.take(*arrival)
         finally:
-            for request in self.requests:
-                request.cancel()
-            await asyncio.gather(*self.requests, return_exceptions=True)
+            for task in (clock, *self.requests):
+                task.cancel()
+            await asyncio.gather(clock, *self.requests, return_exceptions=True)
+
+    async def show_life(self) -> None:
+        """Say beside the bar what is under way; on a terminal every second, elsewhere, where it stays, every minute."""
+        while True:
+            await asyncio.sleep(1 if sys.stderr.isatty() else 60)
+            self.show_progress()
 
     def start_requests(self, num_being_judged: int = 0) -> None:
         """Start as many requests as there is room and need for."""
@@ -115,8 +125,14 @@ class Generation:
     async def take(self, prompt_indices: list[int], latency_sec: float, answer: Answer | Exception) -> None:
         """Parse, judge, store and log the tasks of an answer."""
         self.num_open_requests -= 1
+        self.last_answer_at = time.monotonic()
         if isinstance(answer, OnePromptPerRequest):
             self.returned_prompts = sorted(self.returned_prompts + prompt_indices)
+            return
+        if isinstance(answer, PromptRefused):  # these seed tasks, or their length; others will do
+            self.progress_bar.write(f"passed over: {answer}", file=sys.stderr)
+            self.pool.count_refused(str(answer))
+            self.after_answer()
             return
         if isinstance(answer, Exception):
             raise answer
@@ -127,14 +143,18 @@ class Generation:
         request = {"latency_sec": round(latency_sec, 3), "seed": self.flags.seed, "prompt_indices": prompt_indices}
         # In a thread, so that other answers can arrive meanwhile.
         await asyncio.to_thread(self.pool.add, answer, request)
+        self.after_answer()
+
+    def after_answer(self) -> None:
         self.show_progress()
         if reason := self.pool.why_fruitless():
             raise UserError(reason)
 
     def show_progress(self) -> None:
-        counts = self.pool.counts
-        text = f"{counts['requests']:,} requests, {counts['tokens']:,} tokens"
-        text += f", {counts['kept'] / counts['requests']:.1f} kept/request"
+        counts, silent_sec = self.pool.counts, time.monotonic() - self.last_answer_at
+        text = f"{self.num_open_requests} under way, last answer {silent_sec:.0f} s ago; "
+        text += f"{counts['requests']:,} requests, {counts['tokens']:,} tokens"
+        text += f", {counts['kept'] / max(1, counts['requests']):.1f} kept/request"
         self.progress_bar.set_postfix_str(f"{text}; {self.still_needed()}" if self.pool.num_missing else text)
         self.progress_bar.update(len(self.pool.files.instructions) - self.progress_bar.n)
 

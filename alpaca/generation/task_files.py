@@ -10,6 +10,7 @@ alone: a million tasks take 1.4 GB on the disk.
 
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
+import codecs
 import contextlib
 import hashlib
 import json
@@ -127,6 +128,8 @@ class TaskFiles:
                 leftover.unlink()
         if not self.regen_path.exists():
             return
+        with open(self.regen_path, "rb") as f:
+            self._regen_bytes = 3 if f.read(3) == codecs.BOM_UTF8 else 0
         for text, task in read_regen(self.regen_path):
             self.instructions.append(task["instruction"])
             self._regen_bytes += len(text.encode())
@@ -194,7 +197,7 @@ def read_regen(path: Path) -> Iterator[tuple[str, dict]]:
     """
     decode = json.JSONDecoder().raw_decode
     before, buffer, start = OPENING, "", 0
-    with os_errors_in_one_line(path), open(path, encoding="utf-8", newline="") as f:
+    with os_errors_in_one_line(path), open(path, encoding="utf-8-sig", newline="") as f:
         while True:
             if match := before.match(buffer, start):
                 with contextlib.suppress(json.JSONDecodeError):  # perhaps for want of the rest
@@ -220,7 +223,9 @@ def why_damaged(path: Path) -> UserError:
     tasks = jload(path)  # raises it itself where the file is not JSON
     if not isinstance(tasks, list):
         return UserError(f"{path}: not a list of tasks.")
-    damaged = next((i for i, task in enumerate(tasks) if not _is_task(task)), len(tasks))
+    damaged = next((i for i, task in enumerate(tasks) if not _is_task(task)), None)
+    if damaged is None:
+        return UserError(f"{path}: not UTF-8 text. Save it as UTF-8, and run this again.")
     return UserError(f"{path}, entry {damaged}: no task with instruction, input and output.")
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 
 from alpaca.generation.forecast import Forecast, Need
 from alpaca.generation.task_files import TaskFiles, sha256
-from alpaca.inference.server import Answer
+from alpaca.inference.answers import Answer
 
 MAX_FRUITLESS_REQUESTS = 20  # in a row without a task kept; more would burn money for nothing
 
@@ -81,7 +81,7 @@ class TaskPool:
         self._filter = NoveltyFilter(known, self.threshold, min(flags["num_cpus"], os.cpu_count()))
         self.forecast = Forecast()
         self.counts, self.dropped = collections.Counter(), collections.Counter()
-        self.num_fruitless_requests = 0
+        self.num_fruitless_requests, self.last_reply = 0, ""
 
     @property
     def num_missing(self) -> float:
@@ -100,6 +100,7 @@ class TaskPool:
         """Parse an answer, judge, store and log it. request: its seed and prompt_indices, and what else the log is to
         say of it."""
         parsed = self.script.parse(answer)
+        self.last_reply = answer.completions[-1][0]
         num_known = len(self._filter.texts)
         dropped = sum((reasons for _, reasons in parsed), collections.Counter())
         verdicts = iter(self._filter.judge([task["instruction"] for tasks, _ in parsed for task in tasks]))
@@ -141,6 +142,12 @@ class TaskPool:
         )
         self._count(num_kept, dropped)
 
+    def count_refused(self, reason: str) -> None:
+        """Count a request that the server refuses for its prompt's sake."""
+        self.counts["refused"] += 1
+        self.last_reply = reason
+        self._count(0, collections.Counter())
+
     def _count(self, num_kept: int, dropped: collections.Counter) -> None:
         self.counts.update({"requests": 1, "kept": num_kept, "parsed": num_kept + dropped.total()})
         self.dropped += dropped
@@ -153,13 +160,14 @@ class TaskPool:
         reasons = ", ".join(f"{reason}: {number}" for reason, number in self.dropped.most_common(4))
         return (
             f"{MAX_FRUITLESS_REQUESTS} requests in a row brought no task that could be kept. "
-            f"Dropped so far: {reasons or 'nothing, the answers were empty'}."
+            f"Dropped so far: {reasons or 'nothing, the answers were empty'}. "
+            f"The last reply begins {' '.join(self.last_reply.split())[:200]!r}."
         )
 
     def table(self) -> str:
         """What the run asked for, got, kept, and dropped for which reason."""
-        rows = [
-            (name, self.counts[name]) for name in ("requests", "prompt tokens", "completion tokens", "parsed", "kept")
-        ]
+        names = ["requests", "prompt tokens", "completion tokens", "parsed", "kept"]
+        names[1:1] = ["refused"] if self.counts["refused"] else []
+        rows = [(name, self.counts[name]) for name in names]
         rows += [(f"dropped: {reason}", number) for reason, number in self.dropped.most_common()]
         return "\n".join(f"{name:<50}{number:>14,}" for name, number in rows)

@@ -10,17 +10,24 @@ import contextlib
 import inspect
 import os
 import random
+import sys
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils import UserError, is_hub_name, jload
+from alpaca.inference.server import chat_message
+from utils import UserError, format_prompt, is_hub_name, jload
 
 if typing.TYPE_CHECKING:
     import torch
     import transformers
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
+PROMPT_NOTICE = {
+    "alpaca": "prompt: Alpaca's (--prompt chat takes the model's own chat template, where it has one)",
+    "chat": "prompt: the model's own chat template (--prompt alpaca takes Alpaca's)",
+}
 REPLACEMENT = "\ufffd"  # what the first bytes of an unfinished character decode to
 
 
@@ -55,15 +62,24 @@ class LocalModel:
     tokenizer: "transformers.PreTrainedTokenizerBase"
     eos_ids: frozenset[int]
     max_length: int  # tokens of prompt and response together
+    prompt_form: str = "alpaca"  # or "chat": see find_prompt_form
+
+    def prompt(self, instruction: str, input: str = "") -> str:
+        """The text that asks this model for a response to an instruction."""
+        if self.prompt_form == "alpaca":
+            return format_prompt(instruction, input)
+        messages = [{"role": "user", "content": chat_message(instruction, input)}]
+        return self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
 
     def encode(self, prompt: str) -> list[int]:
         """The prompt's token ids. Raises UserError where it leaves no room for a response."""
-        ids = self.tokenizer(prompt).input_ids
+        # A chat template writes the special tokens itself.
+        ids = self.tokenizer(prompt, add_special_tokens=self.prompt_form == "alpaca").input_ids
         # Some tokenizers end every text; a response could not follow.
-        if len(ids) > 1 and ids[-1] in self.eos_ids:
+        if self.prompt_form == "alpaca" and len(ids) > 1 and ids[-1] in self.eos_ids:
             ids = ids[:-1]
         if len(ids) >= self.max_length:
-            beginning = " ".join(prompt.partition("### Instruction:")[2].split())[:60]
+            beginning = " ".join(prompt.rpartition("### Instruction:")[2].split())[:60]
             raise UserError(
                 f"a prompt of {len(ids):,} tokens leaves no room for a response: {self.name} reads "
                 f"{self.max_length:,} tokens. The instruction begins: {beginning!r}"
@@ -77,18 +93,65 @@ class LocalModel:
 # ---- Loading ----
 
 
-def load_model(model_name_or_path: str, cache_dir: str | None = None) -> LocalModel:
-    """A model folder, an adapter folder (its base is loaded too) or a name on the Hub, on the GPU if there is one.
+def load_tokenizer(model_name_or_path: str, cache_dir: str | None = None) -> "transformers.PreTrainedTokenizerBase":
+    """The tokenizer of a model, or of an adapter folder: its own, or else its base's."""
+    name, base = find_base(model_name_or_path)
+    import transformers
 
-    In bfloat16 on a GPU, in float32 on the CPU. Raises UserError where it cannot be loaded.
+    has_tokenizer = name == base or any((Path(name) / file).is_file() for file in TOKENIZER_FILES)
+    with one_line(name):
+        return transformers.AutoTokenizer.from_pretrained(name if has_tokenizer else base, cache_dir=cache_dir)
+
+
+def find_prompt_form(tokenizer: "transformers.PreTrainedTokenizerBase", prompt: str) -> str:
+    """How to ask a model: "alpaca" (utils.PROMPT_DICT) or "chat" (its chat template), for --prompt auto|alpaca|chat.
+
+    auto is chat where the model has a template that is not the Alpaca prompt again, as train.py's is: it was tuned
+    on that, and a server would ask it so. Raises UserError for chat without a template.
     """
+    if prompt not in ("auto", "alpaca", "chat"):
+        raise UserError(f"--prompt {prompt}: takes auto, alpaca or chat.")
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        template = template.get("default")
+    if prompt == "chat" and not template:
+        raise UserError("--prompt chat: this model has no chat template. --prompt alpaca asks it with Alpaca's prompt.")
+    has_own = bool(template) and "### Response:" not in template
+    return {"auto": "chat" if has_own else "alpaca"}.get(prompt, prompt)
+
+
+def find_base(model_name_or_path: str) -> tuple[str, str]:
+    """The name, and the model to load: another one where the name is an adapter's folder. Raises UserError where
+    there is none."""
     folder = Path(model_name_or_path)
     if not folder.is_dir() and not is_hub_name(model_name_or_path):
         raise UserError(f"--model_name_or_path {model_name_or_path}: no such folder.")
     is_adapter = (folder / "adapter_config.json").is_file()
     if folder.is_dir() and not is_adapter and not (folder / "config.json").is_file():
         raise UserError(f"--model_name_or_path {folder}: neither config.json (a model) nor adapter_config.json in it.")
-    base = adapter_base(folder) if is_adapter else model_name_or_path
+    return model_name_or_path, adapter_base(folder) if is_adapter else model_name_or_path
+
+
+@contextlib.contextmanager
+def one_line(model_name_or_path: str) -> Iterator[None]:
+    """What a library finds wrong with somebody's files, as a UserError."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"--model_name_or_path {model_name_or_path}: cannot be loaded ({reason}).") from None
+
+
+def load_model(model_name_or_path: str, cache_dir: str | None = None, prompt: str = "auto") -> LocalModel:
+    """A model folder, an adapter folder (its base is loaded too) or a name on the Hub, on the GPU if there is one.
+
+    In bfloat16 on a GPU, in float32 on the CPU. prompt is as find_prompt_form takes it; what it finds is said on
+    stderr. Raises UserError where the model cannot be loaded.
+    """
+    tokenizer = load_tokenizer(model_name_or_path, cache_dir)
+    prompt_form = find_prompt_form(tokenizer, prompt)
+    print(PROMPT_NOTICE[prompt_form], file=sys.stderr)
+    name, base = find_base(model_name_or_path)
 
     import torch
     import transformers
@@ -96,22 +159,14 @@ def load_model(model_name_or_path: str, cache_dir: str | None = None) -> LocalMo
     transformers.utils.logging.disable_progress_bar()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if device == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
-    try:
-        # An adapter folder without a tokenizer goes with its base's.
-        has_tokenizer = not is_adapter or (folder / "tokenizer_config.json").is_file()
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            model_name_or_path if has_tokenizer else base, cache_dir=cache_dir
-        )
+    with one_line(name):
         model = transformers.AutoModelForCausalLM.from_pretrained(base, cache_dir=cache_dir, dtype=dtype)
-        if is_adapter:
-            model = add_adapter(model, folder, len(tokenizer))
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"--model_name_or_path {model_name_or_path}: cannot be loaded ({reason}).") from None
+        if base != name:
+            model = add_adapter(model, Path(name), num_rows_of(tokenizer))
     model.to(device).eval()
     eos_ids = model.generation_config.eos_token_id
     eos_ids = {tokenizer.eos_token_id, *(eos_ids if isinstance(eos_ids, list) else [eos_ids])} - {None}
-    return LocalModel(model_name_or_path, model, tokenizer, frozenset(eos_ids), max_length(model))
+    return LocalModel(name, model, tokenizer, frozenset(eos_ids), max_length(model.config), prompt_form)
 
 
 def adapter_base(folder: Path) -> str:
@@ -132,6 +187,11 @@ def add_adapter(model, folder: Path, num_tokens: int):
 
     resize_embeddings(model, num_tokens)
     return peft.PeftModel.from_pretrained(model, folder).merge_and_unload()
+
+
+def num_rows_of(tokenizer: "transformers.PreTrainedTokenizerBase") -> int:
+    """Rows that embeddings need for all ids of a tokenizer, which may have gaps (len() counts tokens, not ids)."""
+    return max(len(tokenizer), max(tokenizer.get_vocab().values(), default=-1) + 1)
 
 
 def resize_embeddings(model: "transformers.PreTrainedModel", num_tokens: int, num_new_tokens: int = 0) -> None:
@@ -160,9 +220,9 @@ def gathered(parameter: "torch.nn.Parameter") -> contextlib.AbstractContextManag
     return deepspeed.zero.GatheredParameters([parameter], modifier_rank=0)
 
 
-def max_length(model) -> int:
+def max_length(config: "transformers.PretrainedConfig") -> int:
     """Positions that the model was made for; models with relative positions and no limit get 2,048."""
-    config = model.config.get_text_config()
+    config = config.get_text_config()
     return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 2048
 
 
@@ -178,6 +238,7 @@ def generate(
     What is drawn depends on the seed and the index alone, not on the batch: without some prompts, or with another
     batch_size, the responses to the others stay the same, as far as the rounding of the logits does."""
     encoded = {index: local.encode(prompt) for index, prompt in prompts.items()}
+    batch_size = batch_size if takes_batches(local.model) else 1
     order = sorted(encoded, key=lambda index: -len(encoded[index]))
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
@@ -211,6 +272,7 @@ def decode_batch(
     import torch
 
     device, encoded = local.model.device, list(prompts.values())
+    cache_name = cache_argument(local.model)
     generators = [torch.Generator(device).manual_seed(seed_of(seed, index)) for index in prompts]
     accepted = inspect.signature(local.model.forward).parameters
     rows, lengths = list(range(len(encoded))), [len(ids) for ids in encoded]
@@ -222,14 +284,14 @@ def decode_batch(
     while rows:
         positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
         arguments = {"position_ids": positions, "logits_to_keep": 1}  # not every architecture takes them
+        if cache_name == "past_key_values":  # Mamba's would put a whole row's mask on the one new token
+            arguments["attention_mask"] = mask
         arguments = {name: value for name, value in arguments.items() if name in accepted}
         with torch.inference_mode():
-            output = local.model(
-                input_ids=input_ids, attention_mask=mask, past_key_values=cache, use_cache=True, **arguments
-            )
+            output = local.model(input_ids=input_ids, **{cache_name: cache}, use_cache=True, **arguments)
             logits = output.logits[:, -1].float()
             tokens = choose_tokens(logits, decoding, [generators[row] for row in rows])
-        cache, step = output.past_key_values, step + 1
+        cache, step = getattr(output, cache_name), step + 1
         kept = []
         for i, (row, token) in enumerate(zip(rows, tokens.tolist(), strict=True)):
             is_full = step == decoding.max_new_tokens or lengths[row] + step == local.max_length
@@ -241,9 +303,26 @@ def decode_batch(
             rows, index = [rows[i] for i in kept], torch.tensor(kept, dtype=torch.long, device=device)
             tokens, mask = tokens[index], mask[index]
             if rows:
-                cache.batch_select_indices(index)
+                # Made for beam search: unlike batch_select_indices, all layers know it in transformers 5.23, those of
+                # convolutions and linear attention among them.
+                cache.reorder_cache(index)
         input_ids = tokens[:, None]
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+
+
+def cache_argument(model) -> str:
+    """What a model calls the cache that it takes and gives back."""
+    names = inspect.signature(model.forward).parameters
+    return next((name for name in ("past_key_values", "cache_params", "state") if name in names), "past_key_values")
+
+
+def takes_batches(model) -> bool:
+    """Whether prompts of different lengths can stand in one batch, and rows be taken out of it. Not in models without
+    attention (Mamba, RWKV, xLSTM), whose state goes on over padding, and not in MiniMax, whose cache, in transformers
+    5.23, cannot take rows out."""
+    accepted = inspect.signature(model.forward).parameters
+    is_attentive = cache_argument(model) == "past_key_values" and "attention_mask" in accepted
+    return is_attentive and model.config.model_type != "minimax"
 
 
 def seed_of(seed: int | None, index: int) -> int:

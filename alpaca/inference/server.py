@@ -9,16 +9,21 @@ generate, and one that fails for a passing reason as it is, after a wait.
 
 import asyncio
 import contextlib
-import dataclasses
-import email.utils
-import json
 import os
 import random
 import re
-import time
 import typing
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
+from alpaca.inference.answers import (
+    Answer,
+    UnusableAnswer,
+    may_become_reasoning,
+    read_answer,
+    read_stream,
+    without_reasoning,
+)
+from alpaca.inference.refusals import PromptRefused, Refusal, refused_argument, smallest_too_long
 from utils import UserError
 
 if typing.TYPE_CHECKING:
@@ -32,28 +37,9 @@ MAX_RETRY_AFTER_SEC = 300.0  # a server that asks for a longer wait ends the run
 REQUEST_TIMEOUT_SEC = 600.0  # the official client's own default; a small server may take minutes for an answer
 
 MIN_MAX_TOKENS = 64  # where not even so many fit, it is the prompt that is too long
-TOO_LONG = re.compile(
-    r"context[ _](length|size|window)|maximum (model |input |prompt |sequence )?length|too long|"
-    r"reduce (your|the) (prompt|length)|max_(completion_)?tokens\W.{0,80}(too large|at most|exceed|greater|less than)",
-    re.IGNORECASE | re.DOTALL,
-)
+MAX_REFUSED_PROMPTS = 10  # in a row; then it is not the prompts
 
 Item, Result = typing.TypeVar("Item"), typing.TypeVar("Result")
-
-
-@dataclasses.dataclass
-class Answer:
-    """Completions as (text, finish reason), in the order of the prompts, and what the server says of their cost."""
-
-    completions: list[tuple[str, str | None]]
-    api: str
-    model: str
-    prompt_tokens: int | None
-    completion_tokens: int | None
-
-
-class UnusableAnswer(Exception):
-    """A server's answer that is not what its API promises, such as a body that is no JSON. Asking again may help."""
 
 
 class OnePromptPerRequest(Exception):
@@ -100,6 +86,7 @@ class ServerModel:
         self._apis = auto_apis if api == "auto" else (api,)
         self._way = Way(self._apis[0])
         self._too_long: list[tuple[int, int]] = []  # prompt in characters, smallest max_tokens known not to fit
+        self._num_answers, self._num_refused_prompts = 0, 0  # in all; in a row
         self._client = openai_client()
 
     @property
@@ -124,39 +111,42 @@ class ServerModel:
     async def complete(self, prompts: list[str], message: str | None = None, **decoding) -> Answer:
         """One completion per prompt. With the chat API, message is sent in place of a single prompt, if given.
 
-        decoding: max_tokens, and the API's other parameters. Raises OnePromptPerRequest, or UserError where the
-        server's refusal is final.
+        decoding: max_tokens, and the API's other parameters. Raises OnePromptPerRequest, PromptRefused where the
+        server answers other prompts but not this one, or UserError where its refusal is final.
         """
 
         async def send(endpoint, arguments: dict) -> Answer:
             # The raw body, since the client itself takes any JSON, and any text, for a completion.
-            response = await endpoint.with_raw_response.create(**arguments)
-            return read_answer(response.http_response.text, arguments)
+            response = (await endpoint.with_raw_response.create(**arguments)).http_response
+            return read_answer(response.text, arguments, str(response.url))
 
         return await self._ask(send, prompts, message, **decoding)
 
     async def stream(self, prompt: str, message: str, **decoding) -> AsyncIterator[str]:
         """The response so far, longer each time. Raises UserError where the connection breaks in the middle."""
-        import openai
 
-        async def send(endpoint, arguments: dict):
-            return await endpoint.create(**arguments, stream=True)
+        async def send(endpoint, arguments: dict) -> tuple[str | None, AsyncIterator[str]]:
+            response = (await endpoint.with_raw_response.create(**arguments, stream=True)).http_response
+            texts = read_stream(response, arguments)
+            # Some servers put a refusal into the stream: with the first piece, the request is granted.
+            return await anext(texts, None), texts
 
-        text = ""
+        text, texts = await self._ask(send, [prompt], message, **decoding)
+        response = ""
         try:
-            async with await self._ask(send, [prompt], message, **decoding) as chunks:
-                async for chunk in chunks:
-                    if chunk.choices:
-                        choice = chunk.choices[0]
-                        text += (choice.delta.content if hasattr(choice, "delta") else choice.text) or ""
-                        yield text.lstrip()
-        except openai.OpenAIError as error:
-            raise UserError(f"the server broke off: {' '.join(str(error).split())[:200]}") from None
+            async with contextlib.aclosing(texts):
+                while text is not None:
+                    response = without_reasoning(text).lstrip()
+                    if response and not may_become_reasoning(text):
+                        yield response
+                    text = await anext(texts, None)
+        except (Refusal, UnusableAnswer) as error:
+            raise UserError(f"the server broke off: {error}") from None
+        if not response:
+            self._notice("the response is empty; a model that reasons may need more --max_new_tokens")
 
     async def _ask(self, send: Callable, prompts: list[str], message: str | None, max_tokens: int, **decoding):
         """What send(endpoint, arguments) returns, after the adaptations that the server asks for."""
-        import openai
-
         num_chars = max(map(len, prompts))
         max_tokens = self._fitting(max_tokens, num_chars)
         while True:
@@ -165,21 +155,76 @@ class ServerModel:
             way, arguments = self._way, self._arguments(prompts, message, max_tokens, decoding)
             endpoint = self._client.chat.completions if way.api == "chat" else self._client.completions
             try:
-                return await ask_patiently(lambda e=endpoint, a=arguments: send(e, a), self._notice)
-            except openai.APIStatusError as error:
-                reason = f"{error.code} {server_message(error)}"
-                if TOO_LONG.search(reason):
-                    if max_tokens * 0.8 < MIN_MAX_TOKENS:
-                        raise server_refusal(error, self.model_name) from None
-                    self._too_long.append((num_chars, smallest_too_long(reason, max_tokens)))
+                result = await self._ask_patiently(lambda e=endpoint, a=arguments: send(e, a))
+                self._num_refused_prompts = 0
+                return result
+            except Refusal as refusal:
+                if refusal.is_too_long and max_tokens * 0.8 >= MIN_MAX_TOKENS:
+                    self._too_long.append((num_chars, smallest_too_long(refusal.message, max_tokens)))
                     max_tokens = self._fitting(max_tokens, num_chars)
+                elif refusal.is_too_long or refusal.is_about_content:
+                    raise self._prompt_refused(refusal) from None
                 elif way is self._way:  # else, the answer to another request has changed it in the meantime
-                    self._adapt(error, arguments)
+                    self._adapt(refusal, arguments)
+
+    async def _ask_patiently(self, send: Callable[[], Awaitable[Result]]) -> Result:
+        """What send() returns, asked again after rate limits, server errors, lost connections and UnusableAnswer.
+
+        The client's own retries tell nobody why they wait, honour a Retry-After of two minutes at most, ask again where
+        a quota is exhausted, and take any body of status 200 for an answer. Raises a Refusal that waiting does not
+        help, and UserError after MAX_RETRIES retries in a row.
+        """
+        import openai
+
+        num_failures, num_answers = 0, self._num_answers
+        while True:
+            asked_wait_sec, is_limit = 0.0, False
+            try:
+                try:
+                    result = await send()
+                    self._num_answers += 1
+                    return result
+                except openai.APIStatusError as error:
+                    response = error.response
+                    raise Refusal(response.status_code, response.text, str(response.url), response.headers) from None
+            except Refusal as refusal:
+                if not refusal.is_passing:
+                    raise
+                reason, asked_wait_sec, is_limit = refusal.message, refusal.wait_sec, refusal.status == 429
+            except openai.APIConnectionError as error:
+                # The client's own text is "Connection error."; its cause says which.
+                reason = f"{error.request.url}: {str(error.__cause__ or '') or error.message}"
+            except UnusableAnswer as error:
+                reason = str(error)
+            # A limit that lets other requests through is kept, however often this one comes too late.
+            num_failures = 1 if is_limit and self._num_answers > num_answers else num_failures + 1
+            num_answers = self._num_answers
+            await self._wait(num_failures, reason, asked_wait_sec)
+
+    async def _wait(self, num_failures: int, reason: str, asked_wait_sec: float) -> None:
+        """Wait before the next attempt. Raises UserError where it would be too many or too long."""
+        if asked_wait_sec > MAX_RETRY_AFTER_SEC:
+            raise UserError(f"the server asks to wait {asked_wait_sec:.0f} s ({reason}). Start again after that.")
+        if num_failures > MAX_RETRIES:
+            raise UserError(f"{num_failures} attempts in a row failed; the last: {reason}")
+        # Jitter keeps requests that failed together from coming back together.
+        wait_sec = min(FIRST_WAIT_SEC * 2 ** (num_failures - 1), MAX_WAIT_SEC) * random.uniform(0.5, 1.5)
+        wait_sec = max(wait_sec, asked_wait_sec * random.uniform(1, 1.1))
+        self._notice(f"{reason}; retry {num_failures} of {MAX_RETRIES} in {wait_sec:.1f} s")
+        await asyncio.sleep(wait_sec)
+
+    def _prompt_refused(self, refusal: Refusal) -> UserError:
+        """PromptRefused; and where many come in a row, the end."""
+        self._num_refused_prompts += 1
+        text = refusal.in_one_line(self.model_name)
+        if self._num_refused_prompts < MAX_REFUSED_PROMPTS:
+            return PromptRefused(text)
+        return UserError(f"{self._num_refused_prompts} prompts in a row were refused; the last: {text}")
 
     def _arguments(self, prompts: list[str], message: str | None, max_tokens: int, decoding: dict) -> dict:
         """The body of a request."""
         way = self._way
-        decoding = {k: v for k, v in decoding.items() if k not in way.refused or not is_optional(k, v)}
+        decoding = {k: v for k, v in decoding.items() if k not in way.refused}
         arguments = {"model": self.model_name, way.max_tokens_name: max_tokens, **decoding}
         if way.api == "chat":
             arguments.pop("logit_bias", None)  # its ids are those of completions models
@@ -199,27 +244,30 @@ class ServerModel:
             max_tokens = int(max_tokens * 0.8)
         return max_tokens
 
-    def _adapt(self, error: "openai.APIStatusError", arguments: dict) -> None:
+    def _adapt(self, refusal: Refusal, arguments: dict) -> None:
         """Change the way of asking by what the server refuses. Raises UserError where there is no other way."""
-        way, message = self._way, server_message(error).replace(self.model_name, "")
-        is_unknown, status = is_unknown_model(error), error.status_code
-        lacks_api = status in (404, 405, 501) and not is_unknown
+        # Without the model's name, which may hold the words looked for.
+        message = re.sub(rf"(?<!\w){re.escape(self.model_name)}(?!\w)", "", refusal.message)
+        way, status = self._way, refusal.status
+        lacks_api = status in (404, 405, 501) and not refusal.is_unknown_model
         lacks_api |= status in (400, 404, 405, 422, 501) and bool(re.search(r"\bchat\b", message))
-        if lacks_api and way.api != self._apis[-1]:
-            self._way = way._replace(api=self._apis[-1])
-            self._notice(f"{self.model_name} does not take the {way.api} API: going on with the {self._way.api} API")
-        elif is_unknown or status not in (400, 422):
-            raise server_refusal(error, self.model_name) from None
+        change, what_now = None, ""
+        if lacks_api and way.api != self._apis[-1] and "v1/responses" not in message:
+            change = {"api": self._apis[-1]}
+            self._notice(f"{self.model_name} does not take the {way.api} API: going on with the {self._apis[-1]} API")
+        elif refusal.is_unknown_model or status not in (400, 422):
+            pass
         elif "max_completion_tokens" in message and way.max_tokens_name == "max_tokens":
-            self._way = way._replace(max_tokens_name="max_completion_tokens")
-        elif (refused := refused_argument(error, message, arguments)) == "prompt":
-            self._way = way._replace(takes_lists=False)
-            self._notice(f"the server refuses a request ({message}): going on one prompt per request")
+            change, what_now = {"max_tokens_name": "max_completion_tokens"}, "with max_completion_tokens"
+        elif (refused := refused_argument(refusal, message, arguments)) == "prompt":
+            change, what_now = {"takes_lists": False}, "one prompt per request"
         elif refused:
-            self._way = way._replace(refused=way.refused | {refused})
-            self._notice(f"the server refuses a request ({message}): going on without {refused}")
-        else:
-            raise server_refusal(error, self.model_name) from None
+            change, what_now = {"refused": way.refused | {refused}}, f"without {refused}"
+        if change is None:
+            raise UserError(refusal.in_one_line(self.model_name)) from None
+        self._way = way._replace(**change)
+        if what_now:
+            self._notice(f"the server refuses a request ({message}): going on {what_now}")
 
 
 # ---- Requests ----
@@ -228,7 +276,7 @@ class ServerModel:
 def openai_client() -> "openai.AsyncOpenAI":
     """The official client, set up from OPENAI_API_KEY, OPENAI_BASE_URL, OPENAI_ORG_ID (or OPENAI_ORG).
 
-    It does not retry by itself: see ask_patiently. Raises UserError where neither a key nor an endpoint is set.
+    It does not retry by itself: see _ask_patiently. Raises UserError where neither a key nor an endpoint is set.
     """
     key, base_url = os.environ.get("OPENAI_API_KEY", "").strip(), os.environ.get("OPENAI_BASE_URL", "").strip()
     if not key and not base_url:
@@ -244,54 +292,6 @@ def openai_client() -> "openai.AsyncOpenAI":
         timeout=openai.Timeout(REQUEST_TIMEOUT_SEC, connect=5.0),
         max_retries=0,
     )
-
-
-async def ask_patiently(send: Callable[[], Awaitable[Result]], notice: Callable[[str], None]) -> Result:
-    """What send() returns, asked again after rate limits, server errors, lost connections and UnusableAnswer.
-
-    The client's own retries tell nobody why they wait, honour a Retry-After of two minutes at most, ask again where a
-    quota is exhausted, and take any body of status 200 for an answer. notice(text) is told about each wait. Passes on
-    APIStatusErrors that waiting does not help; raises UserError after MAX_RETRIES retries.
-    """
-    import openai
-
-    for num_failures in range(1, MAX_RETRIES + 2):
-        asked_wait_sec = 0.0
-        try:
-            return await send()
-        except openai.APIStatusError as error:
-            if not is_passing(error):
-                raise
-            reason, asked_wait_sec = server_message(error), retry_after_sec(error.response.headers)
-        except openai.APIConnectionError as error:
-            # The client's own text is "Connection error."; its cause says which.
-            reason = f"{error.request.url}: {str(error.__cause__ or '') or error.message}"
-        except UnusableAnswer as error:
-            reason = str(error)
-        if asked_wait_sec > MAX_RETRY_AFTER_SEC:
-            raise UserError(f"the server asks to wait {asked_wait_sec:.0f} s ({reason}). Start again after that.")
-        if num_failures > MAX_RETRIES:
-            break
-        # Jitter keeps requests that failed together from coming back together.
-        wait_sec = min(FIRST_WAIT_SEC * 2 ** (num_failures - 1), MAX_WAIT_SEC) * random.uniform(0.5, 1.5)
-        wait_sec = max(wait_sec, asked_wait_sec * random.uniform(1, 1.1))
-        notice(f"{reason}; retry {num_failures} of {MAX_RETRIES} in {wait_sec:.1f} s")
-        await asyncio.sleep(wait_sec)
-    raise UserError(f"{num_failures} attempts in a row failed; the last: {reason}")
-
-
-def retry_after_sec(headers: Mapping[str, str]) -> float:
-    """The wait that a Retry-After header asks for, given in seconds or as a date; 0.0 without one.
-
-    >>> retry_after_sec({"retry-after": "2.5"}), retry_after_sec({"retry-after": "soon"}), retry_after_sec({})
-    (2.5, 0.0, 0.0)
-    """
-    asked = headers.get("retry-after", "")
-    with contextlib.suppress(ValueError):
-        return max(0.0, float(asked))
-    with contextlib.suppress(ValueError):
-        return max(0.0, email.utils.parsedate_to_datetime(asked).timestamp() - time.time())
-    return 0.0
 
 
 async def as_answered(
@@ -317,121 +317,3 @@ async def as_answered(
         for task in under_way:
             task.cancel()
         await asyncio.gather(*under_way, return_exceptions=True)
-
-
-# ---- Answers ----
-
-
-def read_answer(body: str, arguments: dict) -> Answer:
-    """The completions in the body of the answer to a request. Raises UnusableAnswer where there are none."""
-    try:
-        reply = json.loads(body)
-        choices = sorted(reply["choices"], key=lambda choice: choice.get("index") or 0)
-        completions = [(text_of(choice), choice.get("finish_reason")) for choice in choices]
-        usage = reply.get("usage") or {}
-        num_tokens = [usage.get(key) for key in ("prompt_tokens", "completion_tokens")]
-        model = str(reply.get("model") or arguments["model"])
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        excerpt = " ".join(body[:200].split())
-        raise UnusableAnswer(f"the server's answer is no completion: {excerpt!r}") from None
-    if not completions:
-        raise UnusableAnswer("the server's answer has no choices")
-    api = "chat" if "messages" in arguments else "completions"
-    return Answer(completions, api, model, *(number if isinstance(number, int) else None for number in num_tokens))
-
-
-def text_of(choice: dict) -> str:
-    """The text of a choice of either API; a chat model that declines to answer gives none."""
-    text = (choice["message"]["content"] or "") if "message" in choice else choice["text"]
-    # JSON can carry half a surrogate pair, which no file can.
-    return text.encode("utf-8", "replace").decode()
-
-
-# ---- Refusals ----
-
-
-def server_message(error: "openai.APIStatusError") -> str:
-    """Status and message on one line of bounded length, without the key, which some servers repeat."""
-    body = error.body
-    if isinstance(body, dict):
-        body = body.get("message") or body.get("detail") or body.get("error") or body
-    message = " ".join(str(body or error.response.reason_phrase).split())
-    if key := os.environ.get("OPENAI_API_KEY", "").strip():
-        message = message.replace(key, "***")
-    return f"{error.status_code}: {message[:300]}"
-
-
-def is_passing(error: "openai.APIStatusError") -> bool:
-    """Is it worth asking again later?"""
-    if error.status_code == 429:
-        words = f"{error.code} {error.type} {server_message(error)}"
-        return not re.search(r"insufficient_quota|billing|exceeded your current quota", words, re.I)
-    return error.status_code in (408, 409) or (error.status_code >= 500 and error.status_code != 501)
-
-
-def is_unknown_model(error: "openai.APIStatusError") -> bool:
-    """Does the server say that there is no such model?"""
-    phrases = (
-        r"\bmodels?\b.*(not found|not exist|n't exist|deprecated|retired)|(no such|unknown|invalid) model|pinned to"
-    )
-    return error.status_code in (400, 404, 422) and (
-        error.code == "model_not_found" or bool(re.search(phrases, server_message(error), re.IGNORECASE))
-    )
-
-
-def is_optional(name: str, value: typing.Any) -> bool:
-    """Can a request do without this parameter? Leaving out a temperature that the user chose is another experiment."""
-    return name in ("logit_bias", "stop", "n") or (name in ("temperature", "top_p") and value == 1)
-
-
-def refused_argument(error: "openai.APIStatusError", message: str, arguments: dict) -> str | None:
-    """What a refused request can do without: the parameter that the server names, or the likeliest one; "prompt"
-    stands for the list of prompts."""
-    is_batch = isinstance(arguments.get("prompt"), list)
-    for name in ("logit_bias", "stop", "n", "temperature", "top_p"):
-        pattern = rf"\b{name}\b" if len(name) > 1 else rf"['\"`]{name}['\"`]"
-        is_named = error.param == name or re.search(pattern, message)
-        if is_named and name in arguments and is_optional(name, arguments[name]):
-            return name
-    if is_batch and re.search(r"prompt|string|list|array|batch", message):
-        return "prompt"
-    return "logit_bias" if "logit_bias" in arguments else "prompt" if is_batch else None
-
-
-def smallest_too_long(message: str, max_tokens: int) -> int:
-    """The smallest max_tokens that would be too many behind the same prompt, by the numbers in a refusal, if any.
-
-    >>> by_openai = "maximum context length is 4097 tokens, however you requested 4200 tokens (1128 in your prompt"
-    >>> by_vllm = "maximum context length is 2048 tokens and your request has 48 input tokens (3072 > 2048 - 48)."
-    >>> [smallest_too_long(message, 3072) for message in (by_openai, by_vllm, "Input is too long.")]
-    [2970, 2001, 3072]
-    """
-    limit = re.search(r"context length\D{0,20}(\d+)", message)
-    in_prompt = re.search(r"(\d+) (input|prompt) tokens", message)
-    in_all = re.search(r"requested (?:a total of )?(\d+) tokens", message)
-    if not limit or not (in_prompt or in_all):
-        return max_tokens
-    num_prompt_tokens = int(in_prompt[1]) if in_prompt else int(in_all[1]) - max_tokens
-    return min(max_tokens, int(limit[1]) - num_prompt_tokens + 1)
-
-
-def server_refusal(error: "openai.APIStatusError", model_name: str) -> UserError:
-    """The one line for a request that the server refuses for good."""
-    message, url = server_message(error), str(error.request.url)
-    if is_unknown_model(error):
-        if model_name == "text-davinci-003":
-            return UserError(
-                f"{url} has no model text-davinci-003, which OpenAI retired in January 2024. Name another one with "
-                "--model_name, or set OPENAI_BASE_URL to a server of your own (vLLM, llama.cpp, Ollama, "
-                "transformers serve) and name its model."
-            )
-        return UserError(f"{url} has no model {model_name!r} ({message}). Name another one with --model_name.")
-    if error.status_code == 401:
-        return UserError(f"{url} does not accept the key in OPENAI_API_KEY ({message}).")
-    if error.status_code == 403:
-        return UserError(f"{url} denies permission ({message}).")
-    if error.status_code in (402, 429):
-        return UserError(f"the quota at {url} is exhausted ({message}). Check its plan and billing.")
-    if error.status_code in (404, 405):
-        return UserError(f"{url}: the server has no such address ({message}). OPENAI_BASE_URL mostly ends in /v1.")
-    return UserError(f"{url} refuses the request ({message}).")

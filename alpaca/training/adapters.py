@@ -35,6 +35,21 @@ def check(lora_args: LoraArguments, meta_model: torch.nn.Module, init_from_confi
         raise UserError("--load_in_4bit needs bitsandbytes: pip install bitsandbytes.")
 
 
+def check_quantization(lora_args: LoraArguments, config: transformers.PretrainedConfig) -> None:
+    """Raise UserError where the checkpoint's own weights are quantized, and flags ask for more than adapters."""
+    quantization = getattr(config, "quantization_config", None)
+    if not quantization:
+        return
+    method = quantization.get("quant_method", "some way") if isinstance(quantization, dict) else "some way"
+    if not lora_args.lora_rank:
+        raise UserError(
+            f"{config.name_or_path}: its weights are quantized ({method}), and such cannot be trained. Name the model "
+            "as it was before, or train adapters beside them: --lora_rank 8."
+        )
+    if lora_args.load_in_4bit:
+        raise UserError(f"{config.name_or_path}: its weights are quantized ({method}); leave --load_in_4bit out.")
+
+
 def is_linear(module: torch.nn.Module) -> bool:
     return isinstance(module, torch.nn.Linear)
 

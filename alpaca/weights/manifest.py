@@ -58,8 +58,8 @@ class Manifest:
         """
         versions = {"python": platform.python_version()}
         versions |= {package: importlib.metadata.version(package) for package in ("torch", "transformers")}
-        small_files = sorted(path for path in directory.iterdir() if path.name not in headers)
-        self.files = {path.name: _sha256(path.read_bytes()) for path in small_files} | headers
+        small_files = sorted(path for path in directory.rglob("*") if path.is_file() and path.name not in headers)
+        self.files = {str(path.relative_to(directory)): _sha256(path.read_bytes()) for path in small_files} | headers
         self.buffers = {name: _sha256(bytes(num_bytes)) for name, num_bytes in buffers.items()}
         with atomic_write(directory / MANIFEST, "wb") as f:
             f.write(_sealed({"version": VERSION, "versions": versions, **dataclasses.asdict(self)}))

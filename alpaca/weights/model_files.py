@@ -9,11 +9,13 @@ instead, and mapped pages count as memory of the process, which here must not gr
 import collections
 import contextlib
 import dataclasses
+import difflib
 import fcntl
 import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -30,9 +32,13 @@ DTYPES = {
     "BF16": "bfloat16",
     "F8_E4M3": "float8_e4m3fn",
     "F8_E5M2": "float8_e5m2",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz",
 }
 ITEMSIZE = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I64": 8, "I32": 4, "I16": 2}
-ITEMSIZE |= {"I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1}
+ITEMSIZE |= {"F8_E4M3FNUZ": 1, "F8_E5M2FNUZ": 1, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1}
+ITEMSIZE |= {"C64": 8, "F8_E8M0": 1, "F6_E2M3": 0.75, "F6_E3M2": 0.75, "F4": 0.5}  # these can only be told the size of
+FORMATS = ("pt", "tf", "flax", "mlx", "np", "jax", "numpy", "torch", "pytorch", "paddle", "paddlepaddle", "candle")
 
 Layout = list[tuple[str, str, tuple[int, ...]]]  # tensor name, dtype, shape, in the order of the file
 Shards = dict[str, Layout]  # by file name
@@ -40,10 +46,14 @@ Shards = dict[str, Layout]  # by file name
 INDEX = "model.safetensors.index.json"  # which shard holds which tensor
 # Shards of an exact diff carry another name, so that no library takes differences of bit patterns for weights.
 EXACT_PREFIX = "exact-"
+WEIGHTS = re.compile(r"(exact-)?(pytorch_)?model(-\d+-of-\d+)?\.(safetensors|bin)(\.index\.json)?")
 
-# Weights and what else a training run leaves in its folder stay behind when the small files are copied.
-SMALL_FILES = ("config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json")
-SMALL_FILES += ("chat_template*", "vocab.*", "merges.txt", "*.model", "*.tiktoken")
+# What goes with the weights: all files of the folder, from configuration and tokenizer to processors and modeling
+# code, and the further chat templates in a folder of their own. Not other forms of the weights, the state of a training
+# run (its checkpoints, too, are folders), or what is hidden.
+CHAT_TEMPLATES = "additional_chat_templates"
+STAYS_BEHIND = (".safetensors", ".index.json", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx")
+MAX_SMALL_BYTES = 1 << 28
 
 
 def torch_dtype(dtype: str):
@@ -74,7 +84,7 @@ class StoredTensor:
 
     @property
     def nbytes(self) -> int:
-        return self.numel * ITEMSIZE[self.dtype]
+        return int(self.numel * ITEMSIZE[self.dtype])
 
     def read(self, start: int, stop: int):
         """Elements start to stop of the flattened tensor: Tensor[stop - start] in the tensor's own dtype."""
@@ -172,9 +182,12 @@ def _safetensors_tensors(path: Path) -> dict[str, StoredTensor]:
     """What the header of a safetensors file says, after a check that it fits the file to the last byte."""
     header = read_header(path)
     entries = _strict_json(header[8:], path)
-    metadata = entries.pop("__metadata__", {"format": "pt"})
-    if not isinstance(metadata, dict) or metadata.get("format") not in ("pt", "tf", "flax", "mlx", "np"):
+    metadata = entries.pop("__metadata__", None) or {}  # any texts; many writers leave "format" out
+    is_valid = isinstance(metadata, dict) and all(isinstance(value, str) for value in metadata.values())
+    if not is_valid or metadata.get("format", "pt") not in FORMATS:
         raise UserError(f"{path}: damaged header, its metadata names no known format. Copy the file again.")
+    if "format" not in metadata and (almost := difflib.get_close_matches("format", metadata, 1, cutoff=0.8)):
+        raise UserError(f'{path}: damaged header, {almost[0]!r} for "format" in its metadata. Copy the file again.')
     tensors, end = [], len(header)
     try:
         for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"]):
@@ -274,6 +287,7 @@ def _lock_and_clear(partial: Path, lock: int) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise UserError(f"{partial}: another run is writing there. Wait for it, or name another folder.") from None
+    shutil.rmtree(partial / CHAT_TEMPLATES, ignore_errors=True)
     if any(not entry.is_file() for entry in partial.iterdir()):
         raise UserError(f"{partial}: not what an interrupted run leaves behind. Move it away.")
     for entry in list(partial.iterdir()):
@@ -369,10 +383,20 @@ def total_bytes(shards: Shards) -> int:
     return sum(math.prod(shape) * ITEMSIZE[dtype] for layout in shards.values() for _, dtype, shape in layout)
 
 
-def small_files(directory: str | os.PathLike) -> dict[str, bytes]:
-    """Configuration and tokenizer of a saved model: file name -> content."""
-    paths = {path for pattern in SMALL_FILES for path in Path(directory).glob(pattern) if path.is_file()}
-    return {path.name: path.read_bytes() for path in sorted(paths)}
+def small_files(directory: str | os.PathLike) -> tuple[dict[str, bytes], list[str]]:
+    """What a saved model's folder holds beside the weights: file name -> content, and the names of what stays behind,
+    weights that are no part of the model excepted."""
+    files, left_behind = {}, []
+    directory = Path(directory)
+    for path in sorted([*directory.iterdir(), *directory.glob(f"{CHAT_TEMPLATES}/*")]):
+        name = str(path.relative_to(directory))
+        if path.is_dir():
+            left_behind += [f"{name}/"] if name != CHAT_TEMPLATES else []
+        elif name.startswith(".") or name.endswith(STAYS_BEHIND) or path.stat().st_size > MAX_SMALL_BYTES:
+            left_behind += [] if WEIGHTS.fullmatch(name) else [name]
+        else:
+            files[name] = path.read_bytes()
+    return files, left_behind
 
 
 def write_small_files(directory: Path, files: dict[str, bytes], shards: Shards, index_path: Path) -> None:
@@ -385,6 +409,7 @@ def write_small_files(directory: Path, files: dict[str, bytes], shards: Shards, 
         index = _index_of({name.removeprefix(prefix): layout for name, layout in shards.items()}, index_path)
         files = {prefix + INDEX: index, **files}
     for name in sorted(files, key="config.json".__eq__):
+        (directory / name).parent.mkdir(exist_ok=True)
         with atomic_write(directory / name, "wb") as f:
             f.write(files[name])
 
@@ -396,6 +421,6 @@ def _index_of(shards: Shards, old_path: Path) -> bytes:
     if old_path.is_file():
         content = old_path.read_bytes()
         old = _strict_json(content, old_path)
-        if old["weight_map"] == weight_map and old.get("metadata", {}).get("total_size") == total_bytes(shards):
+        if old["weight_map"] == weight_map and (old.get("metadata") or {}).get("total_size") == total_bytes(shards):
             return content
     return (json.dumps(index, indent=2, ensure_ascii=False) + "\n").encode()

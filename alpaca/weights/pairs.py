@@ -1,7 +1,7 @@
 """Pairs of tensors: which tensor of the base model belongs to which of the tuned model or of the diff.
 
 The two checkpoints may differ in files, number types and names (with or without the inner model's prefix, tied
-embeddings once or twice), and the tuned model may have one more token, [PAD]. Also here: how a pair is read in
+embeddings once or twice), and the tuned model may have more tokens, such as [PAD]. Also here: how a pair is read in
 slices, and how all pairs are worked on by several threads.
 """
 
@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from concurrent import futures
 from pathlib import Path
 
+from alpaca.inference.local import TOKENIZER_FILES, num_rows_of
 from alpaca.weights.model_files import (
     DTYPES,
     EXACT_PREFIX,
@@ -26,7 +27,6 @@ from alpaca.weights.model_files import (
     Shards,
     StoredTensor,
     first_line,
-    small_files,
     torch_dtype,
 )
 from utils import UserError, jload
@@ -45,7 +45,8 @@ class Architecture:
     names: tuple[str, ...] = ()  # all names, in the order of the state dict
 
     def bare(self, name: str) -> str:
-        return name.removeprefix(f"{self.prefix}.")
+        """A tensor's name without the inner model's, and without that of the text part of a text and vision model."""
+        return re.sub(rf"^((?:{re.escape(self.prefix)}|language_model)\.)*", "", name)
 
     @property
     def twins(self) -> list[tuple[str, str]]:
@@ -82,9 +83,9 @@ def read_architecture(path: str) -> Architecture:
     )
 
 
-def count_tokens_without_pad(path: str) -> int | None:
-    """The length of a model's tokenizer if it has no pad token, else None. Also None where no tokenizer is."""
-    if not small_files(path).keys() & {"tokenizer_config.json", "tokenizer.json", "tokenizer.model", "vocab.json"}:
+def count_tokens(path: str) -> int | None:
+    """How many rows a model's tokenizer needs, None where no tokenizer is."""
+    if not any((Path(path) / name).is_file() for name in TOKENIZER_FILES):
         return None
     from transformers import AutoTokenizer
 
@@ -92,7 +93,7 @@ def count_tokens_without_pad(path: str) -> int | None:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except Exception as error:  # as above
         raise UserError(f"{path}: its tokenizer cannot be loaded ({first_line(error)}). Convert it anew.") from error
-    return len(tokenizer) if tokenizer.pad_token is None else None
+    return num_rows_of(tokenizer)
 
 
 @dataclasses.dataclass
@@ -102,7 +103,7 @@ class Pair:
     name: str
     source: StoredTensor
     base: StoredTensor
-    base_rows: int  # as many rows come from the base; one more, if source has it, is their mean
+    base_rows: int  # as many rows come from the base; each further one that source has is their mean
     base_dtype: str  # to which base values are converted before anything else
     times: int = 1  # how often recover adds the base
     is_kept: bool = True  # whether the recovered model has this tensor
@@ -125,15 +126,17 @@ class Pair:
         return (stop - start) * (ITEMSIZE[self.source.dtype] + from_base)
 
     def slices(self) -> Iterator[tuple[int, int]]:
-        """Ranges of elements, none of which holds elements both of the base and of the mean row."""
+        """Ranges of elements, none of which holds elements both of the base and of its mean."""
         for first, last in ((0, self.base_numel), (self.base_numel, self.source.numel)):
             for start in range(first, last, SLICE):
                 yield start, min(start + SLICE, last)
 
     def read_base(self, start: int, stop: int):
-        """Tensor[stop - start] in base_dtype or, where it is the mean row, in float32."""
+        """Tensor[stop - start] in base_dtype or, where rows are the mean, in float32."""
         if start >= self.base_numel:
-            return self.mean_row[start - self.base_numel : stop - self.base_numel]
+            import torch
+
+            return self.mean_row[torch.arange(start - self.base_numel, stop - self.base_numel) % len(self.mean_row)]
         return self.base.read(start, stop).to(torch_dtype(self.base_dtype))
 
     @functools.cached_property
@@ -159,12 +162,17 @@ class Pair:
 
 
 def pair_up(
-    source: dict[str, StoredTensor], base: dict[str, StoredTensor], architecture: Architecture, num_tokens: int | None
+    source: dict[str, StoredTensor],
+    base: dict[str, StoredTensor],
+    architecture: Architecture,
+    source_tokens: int | None,
+    base_tokens: int | None,
 ) -> list[Pair]:
     """The base tensor of every tensor of source (the tuned model or the diff).
 
-    num_tokens: length of the base model's tokenizer if it has no pad token. Then the base gains a row as in
-    smart_tokenizer_and_embedding_resize: both embeddings are cut to num_tokens rows, and their mean follows.
+    source_tokens, base_tokens: rows that their tokenizers need, None where there is none. Where source's tokenizer is
+    the longer one, or longer than the base's embeddings, the base gains rows as in
+    smart_tokenizer_and_embedding_resize: both embeddings keep the rows of the base's tokens, and their mean follows.
     Raises UserError where names, shapes or number types do not fit.
     """
     in_source, in_base = architecture.finder(source), architecture.finder(base)
@@ -184,10 +192,10 @@ def pair_up(
         if other is None:
             problems.append(f"tensor {name} is missing in {_folder(base)}")
             continue
-        tokens = num_tokens if architecture.bare(name) in embeddings else None
+        tokens = (source_tokens, base_tokens) if architecture.bare(name) in embeddings else None
         rows = _base_rows(tensor, other, tokens)
         if rows is None:
-            problems.append(_misfit(tensor, other, tokens))
+            problems.append(_misfit(tensor, other))
         else:
             pairs.append(Pair(name, tensor, other, rows, other.dtype))
     if problems:
@@ -219,31 +227,34 @@ def _folder(tensors: dict[str, StoredTensor]) -> Path:
     return next(iter(tensors.values())).path.parent
 
 
-def _base_rows(tensor: StoredTensor, other: StoredTensor, num_tokens: int | None) -> int | None:
-    """How many rows of the base tensor are used; None if the two do not fit."""
+def _base_rows(tensor: StoredTensor, other: StoredTensor, tokens: tuple[int | None, int | None] | None) -> int | None:
+    """How many rows of the base tensor are used; None if the two do not fit. tokens, for embeddings: as in pair_up."""
     if not {tensor.dtype, other.dtype} <= DTYPES.keys():
         return None
-    if num_tokens is not None and tensor.shape == (num_tokens + 1, *other.shape[1:]) and other.shape[0] >= num_tokens:
-        return num_tokens
+    if tokens and tensor.shape[1:] == other.shape[1:]:
+        rows, base_rows = tensor.shape[0], other.shape[0]
+        source_tokens, base_tokens = tokens[0] or rows, tokens[1] or base_rows
+        known = min(base_rows, base_tokens)
+        # The tuned model has a row for each token, or more, filled up to a round number.
+        if known < rows == source_tokens or (base_rows < rows and known < source_tokens < rows):
+            return known
     if tensor.shape == other.shape:
         return other.shape[0] if other.shape else 1
     return None
 
 
-def _misfit(tensor: StoredTensor, other: StoredTensor, num_tokens: int | None) -> str:
+def _misfit(tensor: StoredTensor, other: StoredTensor) -> str:
     """What is wrong with a pair, in words."""
     if tensor.shape == other.shape:
         return (
             f"tensor {tensor.name} holds {other.dtype} in {other.path} and {tensor.dtype} in {tensor.path}; "
             "only floating point weights have a difference"
         )
-    with_pad, advice = "", ""
-    if num_tokens is not None:
-        with_pad = f", {[num_tokens + 1, *other.shape[1:]]} with the [PAD] row it gains,"
-    elif tensor.shape == (other.shape[0] + 1, *other.shape[1:]):
-        advice = " (a row for [PAD] is added only if the base has a tokenizer, and that has no pad token)"
+    advice = ""
+    if tensor.shape[1:] == other.shape[1:] and tensor.shape[0] > other.shape[0]:
+        advice = " (rows are added only where the tuned model's tokenizer is longer than the base's)"
     return (
-        f"tensor {tensor.name} is {list(other.shape)} in {other.path}{with_pad} and {list(tensor.shape)} in "
+        f"tensor {tensor.name} is {list(other.shape)} in {other.path} and {list(tensor.shape)} in "
         f"{tensor.path}: another architecture or vocabulary{advice}"
     )
 
