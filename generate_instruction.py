@@ -2,32 +2,31 @@
 
 python -m generate_instruction generate_instruction_following_data --num_instructions_to_generate 20
 python -m generate_instruction generate_instruction_following_data --api chat --model_name <model> --output_dir out
+python -m generate_instruction write_batch --model_name <model> --num_requests 200 --output_path batch.jsonl
+python -m generate_instruction read_batch --responses_path results.jsonl --output_dir out
+python -m generate_instruction trace --output_dir out --task 17
 
 Writes <output_dir>/regen.json, and continues from it when started again.
 """
 
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
-import asyncio
 import collections
-import datetime
+import functools
 import math
 import os
 import random
 import re
-import signal
-import statistics
 import string
-import sys
-import time
-import types
 
 from alpaca.examples import read_entries
+from alpaca.generation import offline
 from alpaca.generation.chat_replies import as_completion, strip_repeated_label
-from alpaca.generation.task_files import TaskFiles
+from alpaca.generation.online import generate
+from alpaca.generation.task_pool import Script, TaskPool, task_files
+from alpaca.generation.trace import check_records, describe
 from alpaca.inference.answers import Answer
-from alpaca.inference.refusals import PromptRefused
-from alpaca.inference.server import OnePromptPerRequest, ServerModel, check_api
+from alpaca.inference.server import check_api
 from utils import ROOT, UserError, read_text, run_commands, shipped
 
 PROMPT_PATH = ROOT / "prompt.txt"
@@ -45,7 +44,6 @@ STOP = [f"###\n{LAST_TASK_NUMBER + 1}."]
 # OpenAI's completions models whose end-of-text token is 50256: they are kept from ending the list early. To other
 # tokenizers, those of gpt-3.5-turbo-instruct and davinci-002 included, the id means another token or none.
 END_OF_TEXT_IS_50256 = re.compile(r"text-(davinci|curie|babbage|ada)-00[123]|davinci|curie|babbage|ada|gpt2")
-MAX_FRUITLESS_REQUESTS = 20  # in a row without a task kept; more would burn money for nothing
 
 
 # ---- The prompt ----
@@ -186,209 +184,29 @@ def parse_reply(
     return max(readings, key=lambda reading: len(reading[0]))  # of equals the first
 
 
-# ---- The loop ----
+# ---- The commands ----
 
 
-class Interrupted(Exception):
-    """Ctrl-C, or a scheduler's SIGTERM: the number of the signal."""
+def _script(flags: dict, seed_tasks: list[dict]) -> Script:
+    """What the modules of alpaca/generation need of this file."""
+    number = flags["num_prompt_instructions"]
 
+    def parse(answer: Answer) -> list[tuple[list[dict], collections.Counter]]:
+        read = parse_reply if answer.api == "chat" else parse_completion
+        return [read(number, *completion, flags.get("drop_malformed", True)) for completion in answer.completions]
 
-class Generation:
-    """One run: the requests under way, their answers in the order in which they arrive, and the counts.
-
-    The server works while answers are parsed and judged. At most max_concurrent_requests are under way or wait to be
-    judged, and no more than are likely to be needed: near the end, others would be paid for and thrown away.
-    """
-
-    def __init__(self, flags: dict, seed_tasks: list[dict], teacher: ServerModel, novelty_filter, files, progress_bar):
-        self.flags = types.SimpleNamespace(**flags)
-        self.seed_tasks, self.teacher, self.novelty_filter = seed_tasks, teacher, novelty_filter
-        self.decoding = decoding_arguments(
-            self.flags.model_name, self.flags.temperature, self.flags.top_p, self.flags.max_tokens_per_request
-        )
-        self.files, self.progress_bar = files, progress_bar
-        self.counts, self.dropped = collections.Counter(), collections.Counter()
-        self.num_fruitless_requests = 0
-        self.last_reply, self.last_answer_at = "", time.monotonic()
-        self.next_prompt_index = files.next_prompt_index
-        self.returned_prompts: list[int] = []  # indices of prompts in batches that the server did not take
-        self.requests: set[asyncio.Task] = set()
-        self.num_open_requests = 0
-        self.arrived: asyncio.Queue = asyncio.Queue()
-        self.yields: collections.deque[float] = collections.deque(maxlen=20)  # tasks per prompt in the last answers
-
-    @property
-    def num_missing(self) -> int:
-        return self.flags.num_instructions_to_generate - len(self.files.instructions)
-
-    @property
-    def prompts_per_request(self) -> int:
-        return self.flags.request_batch_size if self.teacher.takes_several_prompts else 1
-
-    @property
-    def budget_is_used_up(self) -> bool:
-        return self.flags.max_total_tokens is not None and self.counts["tokens"] >= self.flags.max_total_tokens
-
-    async def run(self) -> None:
-        """Ask, judge and store until there are enough tasks or the budget of tokens is used up."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, self.arrived.put_nowait, Interrupted(number))
-        clock = asyncio.create_task(self.show_life())
-        try:
-            while self.num_missing > 0:
-                self.start_requests()
-                if not self.num_open_requests:
-                    return
-                arrival = await self.arrived.get()
-                if isinstance(arrival, Interrupted):
-                    raise arrival
-                await self.take(*arrival)
-        finally:
-            for task in (clock, *self.requests):
-                task.cancel()
-            await asyncio.gather(clock, *self.requests, return_exceptions=True)
-
-    async def show_life(self) -> None:
-        """Say beside the bar what is under way; on a terminal every second, elsewhere, where it stays, every minute."""
-        while True:
-            await asyncio.sleep(1 if sys.stderr.isatty() else 60)
-            self.show_counts()
-
-    def show_counts(self) -> None:
-        counts, silent_sec = self.counts, time.monotonic() - self.last_answer_at
-        per_request = counts["kept"] / max(1, counts["requests"])
-        self.progress_bar.set_postfix_str(  # what a narrow terminal cuts off comes last
-            f"{self.num_open_requests} under way, last answer {silent_sec:.0f} s ago; "
-            f"{counts['requests']:,} requests, {counts['tokens']:,} tokens, {per_request:.1f} kept/request"
-        )
-
-    def start_requests(self, num_being_judged: int = 0) -> None:
-        """Start as many requests as there is room and need for."""
-        # Before the first answer, as many tasks per prompt as there can be.
-        best_yield = LAST_TASK_NUMBER - self.flags.num_prompt_instructions
-        tasks_per_prompt = statistics.mean(self.yields) if self.yields else best_yield
-        tasks_per_request = max(tasks_per_prompt, 0.1) * self.prompts_per_request
-        num_needed = math.ceil(self.num_missing / tasks_per_request) - num_being_judged
-        while self.num_open_requests < min(self.flags.max_concurrent_requests, num_needed):
-            if self.budget_is_used_up:
-                return
-            request = asyncio.create_task(self.request(self.take_prompt_indices()))
-            self.requests.add(request)
-            request.add_done_callback(self.requests.discard)
-            self.num_open_requests += 1
-
-    def take_prompt_indices(self) -> list[int]:
-        while len(self.returned_prompts) < self.prompts_per_request:
-            self.returned_prompts.append(self.next_prompt_index)
-            self.next_prompt_index += 1
-        indices = self.returned_prompts[: self.prompts_per_request]
-        del self.returned_prompts[: self.prompts_per_request]
-        return indices
-
-    def sample(self, prompt_index: int) -> list[dict]:
-        return sample_seed_tasks(self.seed_tasks, self.flags.num_prompt_instructions, self.flags.seed, prompt_index)
-
-    async def request(self, prompt_indices: list[int]) -> None:
-        """Put the answer, or the exception in its place, into the queue of arrivals."""
-        start = time.perf_counter()
-        try:
-            prompts = [encode_prompt(self.sample(index), self.flags.prompt_path) for index in prompt_indices]
-            answer = await self.teacher.complete(prompts, **self.decoding)
-        except Exception as error:
-            answer = error
-        self.arrived.put_nowait((prompt_indices, time.perf_counter() - start, answer))
-
-    async def take(self, prompt_indices: list[int], latency_sec: float, answer: Answer | Exception) -> None:
-        """Parse, judge, store and log the tasks of an answer."""
-        self.num_open_requests -= 1
-        self.last_answer_at = time.monotonic()
-        if isinstance(answer, OnePromptPerRequest):
-            self.returned_prompts = sorted(self.returned_prompts + prompt_indices)
-            return
-        if isinstance(answer, PromptRefused):  # these seed tasks, or their length; others will do
-            self.progress_bar.write(f"passed over: {answer}", file=sys.stderr)
-            self.counts["refused"] += 1
-            self.last_reply = str(answer)
-            self.count(len(prompt_indices), 0, collections.Counter())
-            return
-        if isinstance(answer, Exception):
-            raise answer
-        self.count_tokens(answer)
-        self.start_requests(num_being_judged=1)
-        tasks, dropped = self.parse(answer)
-        # In a thread, so that other answers can arrive meanwhile.
-        verdicts = await asyncio.to_thread(self.novelty_filter.judge, [task["instruction"] for task in tasks])
-        kept = []
-        for task, verdict in zip(tasks, verdicts, strict=True):
-            if not verdict.is_novel:
-                dropped["too similar to a known instruction"] += 1
-            elif len(kept) == self.num_missing:
-                dropped["beyond the number asked for"] += 1
-            else:
-                scores = {"most_similar_instructions": verdict.most_similar, "avg_similarity_score": verdict.average}
-                kept.append({**task, **scores})
-        self.files.append(kept)
-        self.files.log(
-            {
-                "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
-                "latency_sec": round(latency_sec, 3),
-                "prompt_indices": prompt_indices,
-                "seed_task_ids": [[task["id"] for task in self.sample(index)] for index in prompt_indices],
-                "seed": self.flags.seed,
-                "api": answer.api,
-                "model": answer.model,
-                "prompt_tokens": answer.prompt_tokens,
-                "completion_tokens": answer.completion_tokens,
-                "parsed": len(kept) + dropped.total(),
-                "kept": len(kept),
-                "dropped": dropped,
-            }
-        )
-        self.count(len(prompt_indices), len(kept), dropped)
-
-    def parse(self, answer: Answer) -> tuple[list[dict], collections.Counter]:
-        """The usable tasks in all completions of an answer, and how many were dropped for which reason."""
-        parse = parse_reply if answer.api == "chat" else parse_completion
-        tasks, dropped = [], collections.Counter()
-        for text, finish_reason in answer.completions:
-            self.last_reply = text
-            usable, reasons = parse(self.flags.num_prompt_instructions, text, finish_reason, self.flags.drop_malformed)
-            tasks += usable
-            dropped += reasons
-        return tasks, dropped
-
-    def count_tokens(self, answer: Answer) -> None:
-        if self.flags.max_total_tokens is not None and None in (answer.prompt_tokens, answer.completion_tokens):
-            raise UserError("the server does not report its tokens, so --max_total_tokens cannot be kept.")
-        self.counts["prompt tokens"] += answer.prompt_tokens or 0
-        self.counts["completion tokens"] += answer.completion_tokens or 0
-        self.counts["tokens"] = self.counts["prompt tokens"] + self.counts["completion tokens"]
-
-    def count(self, num_prompts: int, num_kept: int, dropped: collections.Counter) -> None:
-        self.counts.update({"requests": 1, "kept": num_kept, "parsed": num_kept + dropped.total()})
-        self.dropped += dropped
-        self.yields.append(num_kept / num_prompts)
-        self.show_counts()
-        self.progress_bar.update(num_kept)
-        self.num_fruitless_requests = 0 if num_kept else self.num_fruitless_requests + 1
-        if self.num_fruitless_requests == MAX_FRUITLESS_REQUESTS:
-            reasons = ", ".join(f"{reason}: {number}" for reason, number in self.dropped.most_common(4))
-            raise UserError(
-                f"{MAX_FRUITLESS_REQUESTS} requests in a row brought no task that could be kept. "
-                f"Dropped so far: {reasons or 'nothing, the answers were empty'}. "
-                f"The last reply begins {' '.join(self.last_reply.split())[:200]!r}."
-            )
-
-    def table(self) -> str:
-        """What the run asked for, got, kept, and dropped for which reason."""
-        names = ["requests", "prompt tokens", "completion tokens", "parsed", "kept"]
-        names[1:1] = ["refused"] if self.counts["refused"] else []
-        rows = [(name, self.counts[name]) for name in names]
-        rows += [(f"dropped: {reason}", number) for reason, number in self.dropped.most_common()]
-        return "\n".join(f"{name:<50}{number:>14,}" for name, number in rows)
-
-
-# ---- The command ----
+    return Script(
+        sample=functools.partial(sample_seed_tasks, seed_tasks, number),
+        encode=functools.partial(encode_prompt, prompt_path=flags["prompt_path"]),
+        decoding=decoding_arguments(
+            flags["model_name"] or "",
+            flags["temperature"],
+            flags["top_p"],
+            flags.get("max_tokens_per_request", MAX_TOKENS),
+        ),
+        parse=parse,
+        most_tasks=LAST_TASK_NUMBER - number,
+    )
 
 
 def generate_instruction_following_data(
@@ -409,6 +227,7 @@ def generate_instruction_following_data(
     max_tokens_per_request: int = MAX_TOKENS,
     seed: int | None = None,
     drop_malformed: bool = True,
+    price_per_million: list[float] | None = None,
 ) -> None:
     """Ask a teacher model for new tasks until <output_dir>/regen.json holds num_instructions_to_generate.
 
@@ -433,58 +252,131 @@ def generate_instruction_following_data(
         max_tokens_per_request: Longest completion of a prompt, in tokens; fewer where a server answers slowly.
         seed: Fixes which seed tasks the k-th request shows; drawn, and written to the log, where None.
         drop_malformed: Also drop tasks with an empty output or with another task inside, which the original kept.
+        price_per_million: Two prices, of a million prompt and completion tokens, for the forecast of the cost.
     """
     flags = dict(locals())
-    _check_flags(flags)
-    flags["prompt_path"] = prompt_path = shipped(prompt_path)
-    seed_tasks = load_seed_tasks(shipped(seed_tasks_path))
-    if len(seed_tasks) < num_prompt_instructions:
-        raise UserError(f"{seed_tasks_path} has {len(seed_tasks)} tasks, fewer than --num_prompt_instructions.")
-    encode_prompt(seed_tasks[:num_prompt_instructions], prompt_path)  # can it be read?
-    if seed is None:
-        flags["seed"] = random.SystemRandom().randrange(2**32)
-    files = TaskFiles(output_dir)
-    try:
+    seed_tasks = _check_flags(flags)
+    with task_files(output_dir) as files:
         if len(files.instructions) < num_instructions_to_generate:
-            _generate(flags, seed_tasks, files)
-    except Interrupted as interrupted:
-        print("interrupted; the same command goes on from here.", file=sys.stderr)
-        raise SystemExit(128 + interrupted.args[0]) from None  # as the shell reports a signal
-    finally:
-        files.close()
-        print(f"{files.regen_path} holds {len(files.instructions):,} tasks.", flush=True)
+            script = _script(flags, seed_tasks)
+            generate(flags, script, TaskPool(files, seed_tasks, script, flags, num_instructions_to_generate))
 
 
-def _generate(flags: dict, seed_tasks: list[dict], files: TaskFiles) -> None:
-    """Run a Generation with its progress bar, and print its table whatever its end."""
-    from tqdm import tqdm
+def write_batch(
+    output_path: str = "./batch.jsonl",
+    num_requests: int = 200,
+    seed_tasks_path: str = "./seed_tasks.jsonl",
+    model_name: str = "text-davinci-003",
+    num_prompt_instructions: int = 3,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    prompt_path: str = "./prompt.txt",
+    api: str = "chat",
+    seed: int | None = None,
+    parts: int = 1,
+) -> None:
+    """Write prompts to a file for a batch API or an engine, one per line; read_batch takes the answers.
 
-    from alpaca.generation.novelty import NoveltyFilter
+    Args:
+        output_path: JSON lines in the format of OpenAI's Batch API, which `vllm run-batch` reads, too.
+        num_requests: Number of prompts.
+        seed_tasks_path: JSON lines with id, instruction and instances.
+        model_name: Teacher, as its server calls it.
+        num_prompt_instructions: Seed tasks shown in each prompt, 1 to 19.
+        temperature: Of the sampling, 0 to 2.
+        top_p: Share of the probability mass to sample from.
+        prompt_path: Text that opens each prompt.
+        api: chat or completions.
+        seed: Fixes which seed tasks the k-th prompt shows, and begins each custom_id; drawn where None.
+        parts: Number of files to spread the requests over: batch-1-of-8.jsonl, ...
+    """
+    flags = dict(locals())
+    seed_tasks = _check_flags(flags)
+    paths = offline.part_paths(output_path, parts)
+    for path in paths:
+        offline.read_requests(path)  # no other file's place is taken
+    script = _script(flags, seed_tasks)
+    for part, path in enumerate(paths):
+        indices = range(num_requests * part // parts, num_requests * (part + 1) // parts)
+        prompts = [(index, flags["seed"]) for index in indices]
+        offline.write_requests((offline.batch_request(*prompt, script, flags) for prompt in prompts), path)
+        print(f"{path}: {len(indices):,} requests")
 
-    def notice(text: str) -> None:
-        tqdm.write(text, file=sys.stderr)
 
-    teacher = ServerModel(flags["model_name"], flags["api"], notice, auto_apis=("completions", "chat"))
-    known = [task["instruction"] for task in seed_tasks] + files.instructions
-    novelty_filter = NoveltyFilter(known, flags["similarity_threshold"], min(flags["num_cpus"], os.cpu_count()))
-    target = flags["num_instructions_to_generate"]
-    with tqdm(total=target, initial=len(files.instructions), desc="tasks", unit="task") as progress_bar:
-        generation = Generation(flags, seed_tasks, teacher, novelty_filter, files, progress_bar)
+def read_batch(
+    responses_path: list[str],
+    output_dir: str = "./",
+    seed_tasks_path: str = "./seed_tasks.jsonl",
+    model_name: str | None = None,
+    num_prompt_instructions: int = 3,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    num_cpus: int = 16,
+    prompt_path: str = "./prompt.txt",
+    similarity_threshold: float = 0.7,
+    api: str = "chat",
+    drop_malformed: bool = True,
+) -> None:
+    """Keep what is new in the answers to a batch of write_batch, as if a server had given them in its order.
+
+    Answers read before are passed over: after a kill, or with further files, the same command goes on. Requests that
+    were refused are left in <output_dir>/retry.jsonl. Repeat the flags that write_batch was given.
+
+    Args:
+        responses_path: One or more files of answers, their lines in any order.
+        output_dir: Folder for regen.json and the log, new or of an earlier run.
+        seed_tasks_path: JSON lines with id, instruction and instances, as of write_batch.
+        model_name: Of retry.jsonl; where None, the model that the answers name.
+        num_prompt_instructions: As of write_batch.
+        temperature: Of retry.jsonl.
+        top_p: Of retry.jsonl.
+        num_cpus: Threads of the novelty filter.
+        prompt_path: Of retry.jsonl.
+        similarity_threshold: Highest ROUGE-L F-measure that a task kept may have with a known instruction.
+        api: Of retry.jsonl, where there is no answer that shows it.
+        drop_malformed: Also drop tasks with an empty output or with another task inside, which the original kept.
+    """
+    flags = dict(locals())
+    seed_tasks = _check_flags(flags)
+    found = offline.find_answers(responses_path)
+    flags.update(model_name=model_name or found.model, api=found.api or api)
+    if found.refused and flags["model_name"] is None:
+        raise UserError("every request was refused, and no answer names the model: name it with --model_name.")
+
+    script = _script(flags, seed_tasks)
+    with task_files(output_dir, answers_per_sync=32) as files:
+        retry_path = files.output_dir / "retry.jsonl"
+        offline.read_requests(retry_path)  # no other file's place is taken
+        pool = TaskPool(files, seed_tasks, script, flags)
         try:
-            asyncio.run(generation.run())
+            offline.add_answers(found, pool)
         finally:
-            progress_bar.close()
-            print(generation.table(), flush=True)
-    if generation.num_missing > 0:
-        notice(
-            f"stopped at --max_total_tokens {flags['max_total_tokens']:,}; {generation.num_missing:,} tasks are missing"
-        )
+            print(pool.table(), flush=True)
+        refused = [offline.batch_request(*prompt, script, flags) for prompt in found.refused]
+        offline.update_retry(retry_path, refused, files.custom_ids)
+        print(found.summary(retry_path))
 
 
-def _check_flags(flags: dict) -> None:
-    """Raise UserError for a value out of its range."""
+def trace(output_dir: str = "./", task: int | None = None, check: bool = False) -> None:
+    """Say where a task comes from and what it was kept beside, or check that every record in the folder fits.
+
+    Args:
+        output_dir: Folder with regen.json and generation_log.jsonl.
+        task: Index in regen.json, from 0.
+        check: Go through all tasks, and name the first one whose record does not fit.
+    """
+    if check == (task is not None):
+        raise UserError("trace takes either --task 17 or --check True.")
+    print(check_records(output_dir) if check else describe(output_dir, task))
+
+
+def _check_flags(flags: dict) -> list[dict]:
+    """The seed tasks; paths in flags become whole, and a seed that is None is drawn. Raises UserError for a value out
+    of its range."""
     ranges = {
         "num_instructions_to_generate": (1, math.inf),
+        "num_requests": (1, math.inf),
+        "parts": (1, flags.get("num_requests")),
         "num_prompt_instructions": (1, LAST_TASK_NUMBER - 1),
         "request_batch_size": (1, math.inf),
         "temperature": (0, 2),
@@ -496,12 +388,33 @@ def _check_flags(flags: dict) -> None:
         "max_tokens_per_request": (1, math.inf),
     }
     for name, (lowest, highest) in ranges.items():
-        value = flags[name]
+        value = flags.get(name)
         if value is not None and not lowest <= value <= highest:
             limits = f"from {lowest} to {highest}" if highest < math.inf else f"{lowest} or more"
             raise UserError(f"--{name} {value}: it has to be {limits}.")
     check_api(flags["api"])
+    if "max_concurrent_requests" not in flags and flags["api"] == "auto":
+        raise UserError("--api auto: of a file, it has to be completions or chat.")
+    prices = flags.get("price_per_million")
+    if prices is not None and (len(prices) != 2 or not all(0 <= price < math.inf for price in prices)):
+        raise UserError("--price_per_million takes two prices, of prompt and completion tokens: 0.15 0.60.")
+    path, number = flags["seed_tasks_path"], flags["num_prompt_instructions"]
+    seed_tasks = load_seed_tasks(shipped(path))
+    if len(seed_tasks) < number:
+        raise UserError(f"{path} has {len(seed_tasks)} tasks, fewer than --num_prompt_instructions.")
+    flags["prompt_path"] = shipped(flags["prompt_path"])
+    encode_prompt(seed_tasks[:number], flags["prompt_path"])  # can it be read?
+    if flags.get("seed") is None:
+        flags["seed"] = random.SystemRandom().randrange(2**32)
+    return seed_tasks
 
 
 if __name__ == "__main__":
-    run_commands({"generate_instruction_following_data": generate_instruction_following_data})
+    run_commands(
+        {
+            "generate_instruction_following_data": generate_instruction_following_data,
+            "write_batch": write_batch,
+            "read_batch": read_batch,
+            "trace": trace,
+        }
+    )

@@ -212,6 +212,7 @@ def run_commands(commands: dict[str, Callable], argv: list[str] | None = None) -
             return
         import fire
 
+        argv = _with_lists_as_one(argv, commands.get(argv[0]))
         as_text = fire.decorators.SetParseFn(str)
         fire.Fire({name: as_text(_checked(name, f)) for name, f in commands.items()}, command=argv, name=script)
     except UserError as error:
@@ -247,6 +248,25 @@ def command_help(name: str, command: Callable) -> str:
     return "\n\n".join("\n".join(group) for group in groups if group and not group[-1].endswith(":"))
 
 
+LIST_SEPARATOR = "\0"  # which no argument of a command line can hold
+
+
+def _with_lists_as_one(argv: list[str], command: Callable | None) -> list[str]:
+    """argv with the values of each flag that takes several, --flag a b c, as one: fire takes one per flag."""
+    parameters = inspect.signature(command).parameters if command else {}
+    takes_several = {f"--{p.name}" for p in parameters.values() if "list" in str(p.annotation)}
+    joined, is_list = [], False
+    for text in argv:
+        if text.startswith("-") or not is_list:
+            is_list = text.split("=")[0] in takes_several
+            joined.append(text)
+        elif joined[-1] in takes_several:
+            joined.append(text)
+        else:
+            joined[-1] += LIST_SEPARATOR + text
+    return joined
+
+
 def _checked(name: str, command: Callable) -> Callable:
     """command as one that takes any value and flag, as texts, so that fire hands over all; what does not fit raises."""
     parameters = inspect.signature(command).parameters
@@ -278,10 +298,15 @@ def _checked(name: str, command: Callable) -> Callable:
 
 
 def _read_value(parameter: inspect.Parameter, text: str) -> typing.Any:
-    """A flag's text read as the parameter's annotation says (str, int, float, bool, X | None)."""
-    kinds = typing.get_args(parameter.annotation) or (parameter.annotation,)
+    """A flag's text read as the parameter's annotation says (str, int, float, bool, list[X], X | None)."""
+    is_union = isinstance(parameter.annotation, types.UnionType)
+    kinds = typing.get_args(parameter.annotation) if is_union else (parameter.annotation,)
     if types.NoneType in kinds and text == "None":
         return None
+    for kind in kinds:
+        if typing.get_origin(kind) is list:
+            one = parameter.replace(annotation=typing.get_args(kind)[0])
+            return [_read_value(one, value) for value in text.split(LIST_SEPARATOR)]
     if str in kinds:
         return text
     if bool in kinds and text.lower() in ("true", "false"):

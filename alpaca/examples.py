@@ -16,7 +16,7 @@ import json
 import os
 import re
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from utils import TO_UTF_8, UserError, encoding_of, is_hub_name, jload, os_errors_in_one_line, read_text
@@ -176,7 +176,7 @@ def read_objects(path: Path) -> list[tuple[str, typing.Any]]:
     data = path.read_bytes()
     if encoding_of(data[:3]) == "utf-16":
         data = read_text(path).encode()
-    lines = parse_json_lines(data, path)
+    lines = parse_json_lines(data.removeprefix(codecs.BOM_UTF8).split(b"\n"), path)
     try:
         rows = [next(lines)]
     except UserError:  # the first line is no object by itself
@@ -202,19 +202,22 @@ def _with_index(rows: list) -> list[tuple[str, typing.Any]]:
     return [(f"entry {i}", row) for i, row in enumerate(rows)]
 
 
-def parse_json_lines(data: bytes, path: str | os.PathLike) -> Iterator[tuple[str, typing.Any]]:
-    """("line 3", what it holds) of each line of data that is not empty. Raises UserError, with the place in the file
+def parse_json_lines(lines: Iterable[bytes], path: str | os.PathLike) -> Iterator[tuple[str, typing.Any]]:
+    """("line 3", what it holds) of each of the lines that is not empty. Raises UserError, with the place in the file
     path, for a line that is not JSON."""
-    for number, line in enumerate(data.removeprefix(codecs.BOM_UTF8).split(b"\n"), start=1):
+    for number, line in enumerate(lines, start=1):
         if line.strip():
-            try:
-                row = json.loads(line.decode("utf-8"))
-            except json.JSONDecodeError as error:
-                place = f"{path}, line {number}, column {error.colno}"
-                raise UserError(f"{place}: not JSON ({error.msg}).") from None
-            except UnicodeDecodeError as error:
-                raise UserError(f"{path}, line {number}, byte {error.start}: not UTF-8 text. {TO_UTF_8}") from None
-            yield f"line {number}", row
+            yield f"line {number}", parse_json_line(line, f"{path}, line {number}")
+
+
+def parse_json_line(line: bytes, place: str) -> typing.Any:
+    """What a line of JSON holds. Raises UserError, with its place, where it is not JSON."""
+    try:
+        return json.loads(line.removesuffix(b"\n").decode("utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{place}, column {error.colno}: not JSON ({error.msg}).") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{place}, byte {error.start}: not UTF-8 text. {TO_UTF_8}") from None
 
 
 def read_parquet(path: Path) -> list[dict]:

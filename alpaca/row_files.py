@@ -7,9 +7,11 @@ Its first line can hold the settings that the results were made with, so that a 
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 from alpaca.examples import parse_json_lines
@@ -18,24 +20,22 @@ from utils import UserError, check_output_path, os_errors_in_one_line, sync_dire
 ADVICE = "Everything before is safe. Make room and run the same command again."
 
 
-def whole_lines(data: bytes, path: str | os.PathLike) -> list[dict]:
-    """The JSON objects in the whole lines of a file's data; a last line without its end was cut off by a kill.
+def read_whole_lines(path: str | os.PathLike) -> Iterator[dict]:
+    """The JSON objects in the whole lines of a file, one after the other; a last line without its end was cut off by a
+    kill.
 
     Raises UserError with the line's number where there is anything else.
     """
-    rows = []
-    for place, row in parse_json_lines(data[: data.rfind(b"\n") + 1], path):
-        if not isinstance(row, dict):
-            raise UserError(f"{path}, {place}: not a JSON object. Mend the line, or move the file away.")
-        rows.append(row)
-    return rows
+    with os_errors_in_one_line(path), open(path, "rb") as f:
+        for place, row in parse_json_lines((line for line in f if line.endswith(b"\n")), path):
+            if not isinstance(row, dict):
+                raise UserError(f"{path}, {place}: not a JSON object. Mend the line, or move the file away.")
+            yield row
 
 
 def read_settings_and_rows(path: str | os.PathLike) -> tuple[dict, list[dict]]:
     """The settings in the first line of a file, and the rows after it."""
-    with os_errors_in_one_line(path):
-        data = Path(path).read_bytes()
-    return _split(whole_lines(data, path), path)
+    return _split(list(read_whole_lines(path)), path)
 
 
 def _split(lines: list[dict], path: str | os.PathLike) -> tuple[dict, list[dict]]:
@@ -67,19 +67,22 @@ class AppendOnlyFile:
             on_error.pop_all()
 
     def _load(self, settings: dict | None, begins: str) -> None:
-        self._file.seek(0)
-        data = self._file.read()
-        self.rows = whole_lines(data, self.path)
-        self._size = data.rfind(b"\n") + 1  # whatever is behind is cut off by the first append, not before
         head = (begins if settings is None else _line({"settings": settings})).encode()
-        if not self.rows and not (data.startswith(head) or head.startswith(data)):
+        self._num_settings = 0 if settings is None else 1
+        with open(self.path, "rb") as f:
+            start = f.read(len(head))
+            f.seek(0)
+            # Whatever is behind the last whole line is cut off by the first append, not before.
+            self._size = sum(len(line) for line in f if line.endswith(b"\n"))
+        first_lines = list(itertools.islice(read_whole_lines(self.path), 2))
+        if not first_lines and not head.startswith(start):
             raise UserError(f"{self.path}: holds something else. Name another file, or move this one away.")
         if settings is None:
             return
-        earlier, self.rows = _split(self.rows or [{"settings": settings}], self.path)
+        earlier, rows = _split(first_lines or [{"settings": settings}], self.path)
         if earlier.keys() != settings.keys():
             raise UserError(f"{self.path}: holds results of another kind. Name another file, or move this one away.")
-        if not self.rows:  # new, or a run that ended before its first result: nothing that other settings could spoil
+        if not rows:  # new, or a run that ended before its first result: nothing that other settings could spoil
             self._size = 0
             self._write([{"settings": settings}])
             return
@@ -90,18 +93,30 @@ class AppendOnlyFile:
                     "Name another file, or move this one away."
                 )
 
+    def __iter__(self) -> Iterator[dict]:
+        """The rows that are on the disk, one after the other, so that a long file takes no memory."""
+        return itertools.islice(read_whole_lines(self.path), self._num_settings, None)
+
+    @property
+    def rows(self) -> list[dict]:
+        return list(self)
+
     def append(self, *rows: dict) -> None:
         """Add rows, all or, with a UserError, none. When this returns they are on the disk, unless sync is off; from
         several threads, one after the other."""
         with self._lock:
             self._write(rows)
-            self.rows += rows
+
+    def sync(self) -> None:
+        """Flush to the disk what was appended with sync off."""
+        with os_errors_in_one_line(self.path, ADVICE):
+            os.fsync(self._file.fileno())
 
     def clear(self) -> None:
         """Take all rows out of a file without settings."""
         with self._lock, os_errors_in_one_line(self.path):
             self._file.truncate(0)
-            self._size, self.rows = 0, []
+            self._size = 0
 
     def close(self) -> None:
         self._file.close()

@@ -6,6 +6,7 @@ Decisions, means and the ten most similar instructions are included, as in a rea
 17 tasks) are judged one after the other, and what is kept becomes known. The instructions are made up: lengths as in
 instruction data (10.9 words in the mean, half of them under 11, one in a hundred over 20), words by Zipf's law. On one
 core and on two, at a quarter, half and twice the number too; each measurement in a process of its own, for its memory.
+Then one such request, beside 52,000 and 1,000,000 known instructions.
 rouge-score scores a sample of the same pairs in the same run, its tokens prepared beforehand. Prints medians, saves
 them in benchmarks/results/novelty.txt, and ends with a line of JSON.
 """
@@ -17,6 +18,7 @@ import json
 import os
 import random
 import resource
+import statistics
 import sys
 import time
 
@@ -61,6 +63,24 @@ def measure_filter(num_instructions: int, num_cpus: int) -> dict:
     return {"sec": seconds, "pairs": num_pairs, "kept": num_kept, "peak_mb": peak_mb, "before_mb": before_mb}
 
 
+def measure_request(num_known: int, num_cpus: int, num_requests: int) -> dict:
+    """The median time of requests of BATCH_SIZE candidates beside num_known instructions and more, in this process."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:num_cpus])
+    from alpaca.generation.novelty import NoveltyFilter
+
+    instructions = make_instructions(num_known + BATCH_SIZE * num_requests)
+    new = instructions[num_known:]
+    novelty_filter = NoveltyFilter(instructions[:num_known], num_cpus=num_cpus)
+    times = []
+    for first in range(0, len(new), BATCH_SIZE):
+        start = time.perf_counter()
+        novelty_filter.judge(new[first : first + BATCH_SIZE])
+        times.append(time.perf_counter() - start)
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    slowest, fastest = max(times), min(times)
+    return {"known": num_known, "sec": statistics.median(times), "range": (fastest, slowest), "peak_mb": peak_mb}
+
+
 def measure_rouge_score(num_instructions: int) -> dict:
     """rouge-score on one core: pairs per second, over pairs drawn at random."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
@@ -92,7 +112,7 @@ def main() -> None:
     parser.add_argument("--measure", nargs="*", type=int, help="used by the benchmark itself")
     arguments = parser.parse_args()
     if arguments.measure:
-        measure = measure_filter if len(arguments.measure) == 2 else measure_rouge_score
+        measure = {1: measure_rouge_score, 2: measure_filter, 3: measure_request}[len(arguments.measure)]
         print(json.dumps(measure(*arguments.measure)))
         return
     n = arguments.num_instructions
@@ -116,7 +136,12 @@ def main() -> None:
             f"{size:>12,}{cores:>7}{result['sec']:>9.1f}{spread:>16}{speed:>15,.0f}"
             f"{speed / rouge_speed:>15,.0f}{result['peak_mb']:>9.0f}"
         )
-    lines.append(json.dumps({"rouge_score_pairs_per_sec": rouge_speed, "rows": rows}))
+    lines.append("known instructions  cores  seconds per request of 85 (min-max)  peak MB")
+    requests = [repeat(1, size, num_cores, 6) for size in (n, 1_000_000)]
+    for result in requests:
+        spread = "{:.2f}-{:.2f}".format(*result["range"])
+        lines.append(f"{result['known']:>18,}{num_cores:>7}{result['sec']:>24.2f}{spread:>12}{result['peak_mb']:>9.0f}")
+    lines.append(json.dumps({"requests": requests, "rouge_score_pairs_per_sec": rouge_speed, "rows": rows}))
     print_and_save("novelty", lines)
 
 

@@ -411,6 +411,7 @@ def test_the_budget_of_tokens_stops_new_requests_and_keeps_the_answers_under_way
         )
     assert result.returncode == 0, result.stderr
     assert "stopped at --max_total_tokens 200" in result.stderr
+    assert re.search(r"\nstill needed for 210 tasks: about 2\d requests and [\d,]+ tokens\n", result.stdout)
     assert len(server.requests) == 4  # the first answer alone is more than the budget
     assert len(regen(folder)) == 40
     assert sorted(os.listdir(folder / "out")) == ["generation_log.jsonl", "regen.json"]

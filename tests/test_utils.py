@@ -159,3 +159,20 @@ def test_the_prompt_has_the_released_form_with_and_without_input():
         "Below is an instruction that describes a task. Write a response that appropriately completes the request."
         "\n\n### Instruction:\nAdd {a}.\n\n### Response:"
     )
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["--paths", "a", "b", "--prices", "0.15", "1", "--n", "2"], (["a", "b"], [0.15, 1.0], 2)),
+        (["--paths=a", "b"], (["a", "b"], None, 1)),
+        (["a", "--prices", "None"], (["a"], None, 1)),
+    ],
+)
+def test_a_flag_can_take_several_values(argv, expected):
+    def command(paths: list[str], prices: list[float] | None = None, n: int = 1):
+        given.append((paths, prices, n))
+
+    given = []
+    utils.run_commands({"command": command}, ["command", *argv])
+    assert given == [expected]

@@ -5,6 +5,8 @@ import random
 import time
 from pathlib import Path
 
+from data.openai_server import OpenAIServer
+
 VERBS, WORDS = (
     line.split()
     for line in (
@@ -36,6 +38,27 @@ def write_inputs(folder: Path, num_seed_tasks: int = 12) -> None:
             instance = {"input": task["input"], "output": task["output"]}
             seed_task = {"id": f"seed_task_{number}", "name": "made_up", "instruction": task["instruction"]}
             f.write(json.dumps({**seed_task, "instances": [instance], "is_classification": False}) + "\n")
+
+
+def read_lines(path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def write_lines(path, lines) -> str:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    return str(path)
+
+
+def play_engine(requests: list[dict], answer) -> list[dict]:
+    """A line of answer per request, in the order of the requests."""
+    server = OpenAIServer(answer)  # not started: only its replies are wanted
+    lines = []
+    for request in requests:
+        status, body = server.reply(request["url"], request["body"])
+        response = {"status_code": status, "request_id": "0", "body": body}
+        lines.append({"id": "0", "custom_id": request["custom_id"], "response": response, "error": None})
+    server._server.server_close()
+    return lines
 
 
 def wait_until(condition, timeout_sec: float = 60) -> None:
