@@ -10,10 +10,12 @@ checkpoint-<step> folders, from which --resume_from_checkpoint True continues. A
 
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
+import copy
 import json
 import os
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,9 +32,9 @@ import transformers
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.utils.data import Dataset
 
-from alpaca.examples import load_examples
+from alpaca.examples import load_examples, sha256_of
 from alpaca.inference.local import max_length, num_rows_of, resize_embeddings
-from alpaca.training import adapters, memory
+from alpaca.training import adapters, card, evaluation, memory
 from alpaca.training.arguments import (
     DataArguments,
     LoraArguments,
@@ -43,10 +45,11 @@ from alpaca.training.arguments import (
     parse_arguments,
     say,
 )
-from alpaca.training.checkpoints import SaveAndStopOnSigterm, check_output_dir, checkpoint_to_resume
-from alpaca.training.packed_steps import PackedTrainer, compile_layers
+from alpaca.training.checkpoints import SaveAndStopOnSigterm, check_output_dir, check_same_data, checkpoint_to_resume
+from alpaca.training.conversations import chat_template, sources_and_targets
+from alpaca.training.packed_steps import compile_layers
 from alpaca.training.response_loss import compute_loss_on_response_only
-from utils import PROMPT_DICT, UserError, format_prompt, is_hub_name, jload
+from utils import UserError, is_hub_name, jload
 
 IGNORE_INDEX = -100
 CHUNK = 1000  # examples per call of the tokenizer
@@ -84,53 +87,92 @@ def tokenize(
     return input_ids, np.array(source_lens)
 
 
+def is_whole(input_ids: np.ndarray, tokenizer: transformers.PreTrainedTokenizerBase) -> bool:
+    """Whether a text that ends with the EOS token was not cut off."""
+    return len(input_ids) < tokenizer.model_max_length or input_ids[-1] == tokenizer.eos_token_id
+
+
 class SupervisedDataset(Dataset):
     """Examples as {"input_ids": LongTensor[n], "labels": LongTensor[n]}, unpadded, n <= tokenizer.model_max_length.
 
-    The text is prompt, output and end-of-text token, cut off at the end where it is too long. Labels are -100, which
-    the loss skips, over the tokens of the prompt. Raises UserError where no example has a label left.
+    The text is prompt, output and end-of-text token, cut off at the end where it is too long; a conversation is cut off
+    behind its last answer that fits. Labels are -100, which the loss skips, but for the answers. data_path names one
+    file, or several whose examples follow one another. Raises UserError where no example has a label left.
     """
 
     def __init__(
         self,
-        data_path: str,
+        data_path: str | Sequence[str],
         tokenizer: transformers.PreTrainedTokenizerBase,
         cache_dir: str | None = None,
-        max_examples: int | None = None,
     ):
-        examples = load_examples(data_path, cache_dir)[:max_examples]
-        sources = [format_prompt(example["instruction"], example["input"]) for example in examples]
-        targets = [example["output"] + tokenizer.eos_token for example in examples]
-        self.input_ids, self.source_lens = tokenize(sources, targets, tokenizer)
-        self.lengths = np.array([len(ids) for ids in self.input_ids])
-        self.num_labels = self.lengths - np.clip(self.source_lens, 1, self.lengths)  # nothing predicts the first token
+        self.paths = [data_path] if isinstance(data_path, str) else list(data_path)
+        files = [load_examples(path, cache_dir) for path in self.paths]
+        self.sha256 = [sha256_of(path, examples) for path, examples in zip(self.paths, files, strict=True)]
+        self.file_sizes = [len(examples) for examples in files]
+        in_files = Counter(text for examples in files for text in {json.dumps(e, sort_keys=True) for e in examples})
+        self.num_repeated = sum(count > 1 for count in in_files.values())
         self.model_max_length = tokenizer.model_max_length
+        self.input_ids, self.answers, self.num_shortened = [], [], 0
+        self.add([example for examples in files for example in examples], tokenizer)
+        self.lengths = np.array([len(ids) for ids in self.input_ids])
+        # Nothing predicts the first token.
+        self.num_labels = np.array([sum(end - max(start, 1) for start, end in spans) for spans in self.answers])
         if self.num_without_label() == len(self):
             raise UserError(
-                f"{data_path}: every example is cut off at {self.model_max_length} tokens before its response begins. "
-                "Raise --model_max_length."
+                f"{', '.join(self.paths)}: every example is cut off at {self.model_max_length} tokens before its "
+                "response begins. Raise --model_max_length."
             )
+
+    def add(self, examples: list[dict], tokenizer: transformers.PreTrainedTokenizerBase) -> None:
+        """Append the token ids of each example, and where in them its answers begin and end."""
+        pairs = [sources_and_targets(example, tokenizer.eos_token) for example in examples]
+        sources, targets = zip(*(pair for answers in pairs for pair in answers), strict=True)
+        input_ids, source_lens = tokenize(sources, targets, tokenizer)
+        end = 0
+        for num_answers in map(len, pairs):
+            start, end = end, end + num_answers
+            whole = [i for i in range(start, end) if is_whole(input_ids[i], tokenizer)]
+            last = whole[-1] if whole else start
+            self.num_shortened += last < end - 1
+            self.input_ids.append(input_ids[last])
+            spans = [(int(source_lens[i]), len(input_ids[i])) for i in range(start, last + 1)]
+            self.answers.append([(begin, end) for begin, end in spans if begin < end])
 
     def __len__(self) -> int:
         return len(self.input_ids)
 
     def __getitem__(self, i: int) -> dict[str, torch.Tensor]:
         input_ids = torch.from_numpy(self.input_ids[i].astype(np.int64))
-        labels = input_ids.clone()
-        labels[: self.source_lens[i]] = IGNORE_INDEX
+        labels = torch.full_like(input_ids, IGNORE_INDEX)
+        for start, end in self.answers[i]:
+            labels[start:end] = input_ids[start:end]
         return {"input_ids": input_ids, "labels": labels}
+
+    def select(self, indices: Sequence[int]) -> "SupervisedDataset":
+        """The dataset of these examples only."""
+        selected = copy.copy(self)
+        selected.input_ids, selected.answers = ([x[i] for i in indices] for x in (self.input_ids, self.answers))
+        selected.lengths, selected.num_labels = self.lengths[list(indices)], self.num_labels[list(indices)]
+        return selected
 
     def num_without_label(self) -> int:
         """How many examples were cut off before their response begins, so that nothing is learnt from them."""
-        return int((self.source_lens >= self.lengths).sum())
+        return self.answers.count([])
 
     def summary(self) -> str:
-        """One line on what the data lost, since truncation cannot be seen in the loss."""
-        return (
+        """What the data lost, since truncation cannot be seen in the loss; first, a line for each of several files."""
+        lines = []
+        if len(self.paths) > 1:
+            lines = [f"{path}: {n:,} examples" for path, n in zip(self.paths, self.file_sizes, strict=True)]
+            lines.append(f"{self.num_repeated:,} examples stand in more than one of these files")
+        shortened = f", {self.num_shortened:,} conversations lose their last answers" if self.num_shortened else ""
+        lines.append(
             f"{len(self):,} examples of {self.lengths.mean():.0f} tokens on average, {self.lengths.max()} at most; "
             f"{(self.lengths == self.model_max_length).sum():,} reach --model_max_length {self.model_max_length}, "
-            f"{self.num_without_label():,} have no response left"
+            f"{self.num_without_label():,} have no response left{shortened}"
         )
+        return "\n".join(lines)
 
 
 @dataclass
@@ -152,12 +194,24 @@ class DataCollatorForSupervisedDataset:
 
 
 def make_supervised_data_module(
-    tokenizer: transformers.PreTrainedTokenizerBase, data_args: DataArguments, cache_dir: str | None = None
+    tokenizer: transformers.PreTrainedTokenizerBase,
+    data_args: DataArguments,
+    cache_dir: str | None = None,
+    seed: int = 42,
 ) -> dict:
-    """The Trainer's arguments about data: train_dataset, eval_dataset (none), data_collator."""
+    """The Trainer's arguments about data: train_dataset, eval_dataset (None without the flags), data_collator."""
+    train_dataset, eval_dataset = SupervisedDataset(data_args.data_path, tokenizer, cache_dir), None
+    if data_args.eval_data_path:
+        eval_dataset = SupervisedDataset(data_args.eval_data_path, tokenizer, cache_dir)
+        evaluation.check_other_data(train_dataset, eval_dataset)
+    elif data_args.eval_size:
+        train_indices, eval_indices = evaluation.split(len(train_dataset), data_args.eval_size, seed)
+        train_dataset, eval_dataset = train_dataset.select(train_indices), train_dataset.select(eval_indices)
+    if data_args.max_examples:
+        train_dataset = train_dataset.select(range(min(data_args.max_examples, len(train_dataset))))
     return {
-        "train_dataset": SupervisedDataset(data_args.data_path, tokenizer, cache_dir, data_args.max_examples),
-        "eval_dataset": None,
+        "train_dataset": train_dataset,
+        "eval_dataset": eval_dataset,
         "data_collator": DataCollatorForSupervisedDataset(tokenizer),
     }
 
@@ -207,32 +261,6 @@ def smart_tokenizer_and_embedding_resize(
     """Add special tokens to the tokenizer, and to the model a row for each: the mean of the rows that were there."""
     num_new_tokens = tokenizer.add_special_tokens(special_tokens_dict)
     resize_embeddings(model, num_rows_of(tokenizer), num_new_tokens)
-
-
-def chat_template(tokenizer: transformers.PreTrainedTokenizerBase) -> str:
-    """A Jinja template by which servers turn a chat message into the training prompt, token for token.
-
-    A user's message is the instruction; one that holds "\n\n### Input:\n" brings its own input and gets the prompt for
-    that. A system message goes before the first instruction. apply_chat_template adds no special tokens, so the
-    template starts with the one that the tokenizer put before every training example, if it did.
-    """
-    first_id = tokenizer("a").input_ids[0]
-    bos = "{{- bos_token }}" if first_id == tokenizer.bos_token_id else ""
-    with_input, without_input = (prompt.split("### Instruction:")[0] for prompt in PROMPT_DICT.values())
-    return (
-        "{%- macro text(content) %}{% if content is string %}{{ content }}{% else %}"
-        "{% for part in content if part.type == 'text' %}{{ part.text }}{% endfor %}{% endif %}{% endmacro %}"
-        f"{bos}{{%- set turn = namespace(system='', first=true) %}}"
-        "{%- for message in messages %}"
-        "{%- if message.role == 'system' %}{%- set turn.system = text(message.content) + '\\n\\n' %}"
-        "{%- elif message.role == 'assistant' %}{{- text(message.content) + eos_token }}"
-        "{%- else %}{%- set instruction = turn.system + text(message.content) %}"
-        "{%- if not turn.first %}{{- '\\n\\n' }}"
-        f"{{%- elif '\\n\\n### Input:\\n' in instruction %}}{{{{- {json.dumps(with_input)} }}}}"
-        f"{{%- else %}}{{{{- {json.dumps(without_input)} }}}}{{%- endif %}}"
-        "{{- '### Instruction:\\n' + instruction + '\\n\\n### Response:' }}"
-        "{%- set turn.first = false %}{%- set turn.system = '' %}{%- endif %}{%- endfor %}"
-    )
 
 
 def load_config(model_args: ModelArguments, cache_dir: str | None) -> transformers.PretrainedConfig:
@@ -340,8 +368,9 @@ def load_model(
 # ---- Training ----
 
 
-class AlpacaTrainer(PackedTrainer):
-    """The Trainer, with packed steps, checkpoints that are whole or not there, and FSDP on every kind of device."""
+class AlpacaTrainer(evaluation.EvaluatingTrainer):
+    """The Trainer, with packed steps, held-out losses, checkpoints that are whole or not there, and FSDP on every kind
+    of device."""
 
     def create_accelerator_and_postprocess(self):
         super().create_accelerator_and_postprocess()
@@ -365,6 +394,10 @@ class ProgressBar(transformers.trainer_callback.ProgressCallback):
     """The Trainer's bar, with one readable line per log entry."""
 
     def on_log(self, args, state, control, logs=None, **kwargs):
+        if self.training_bar is not None and "eval_loss" in logs:
+            self.training_bar.write(
+                f"step {state.global_step}/{state.max_steps}  held-out loss {logs['eval_loss']:.4f}", file=sys.stderr
+            )
         if self.training_bar is not None and "loss" in logs:
             self.training_bar.write(
                 f"step {state.global_step}/{state.max_steps}  epoch {logs['epoch']:.2f}  loss {logs['loss']:.4f}  "
@@ -377,7 +410,10 @@ def train() -> None:
     model_args, data_args, lora_args, training_args = parse_arguments(sys.argv[1:])
     let_rank_0_alone_speak()
     check_processes(training_args)
+    evaluation.check(data_args, training_args)
     check_output_dir(training_args.output_dir, lora_args)
+    if training_args.should_save:
+        card.check(training_args.output_dir)
     config = load_config(model_args, training_args.cache_dir)
     meta_model = skeleton(config)
     check_wrapped_layer(meta_model, training_args)
@@ -388,10 +424,16 @@ def train() -> None:
     tokenizer, num_new_tokens = load_tokenizer(
         model_args.model_name_or_path, training_args.cache_dir, training_args.model_max_length
     )
-    data_module = make_supervised_data_module(tokenizer, data_args, training_args.cache_dir)
+    seed = training_args.seed if training_args.data_seed is None else training_args.data_seed
+    data_module = make_supervised_data_module(tokenizer, data_args, training_args.cache_dir, seed)
     say(data_module["train_dataset"].summary())
     check_positions(config, data_module["train_dataset"])
+    check_same_data(checkpoint, data_module["train_dataset"])
     show_memory_table(meta_model, lora_args, training_args)
+    repository = None
+    if training_args.push_to_hub and training_args.should_save:
+        repository = card.create_repository(training_args)
+    training_args.push_to_hub = False  # the Trainer would upload what is not finished
 
     transformers.set_seed(training_args.seed)
     model = load_model(model_args, config, tokenizer, num_new_tokens, lora_args, training_args)
@@ -422,7 +464,16 @@ def train() -> None:
     if lora_args.merge_lora and training_args.should_save:
         transformers.integrations.unset_hf_deepspeed_config()  # ZeRO would spread the base over all ranks again
         base_model = load_model(model_args, config, tokenizer, num_new_tokens, LoraArguments(), training_args)
-        adapters.merge(Path(training_args.output_dir), base_model, tokenizer)
+        merged = adapters.merge(Path(training_args.output_dir), base_model, tokenizer)
+        if lora_args.load_in_4bit:
+            base_model = load_model(model_args, config, tokenizer, num_new_tokens, lora_args, training_args)
+            output_dir, dataset = Path(training_args.output_dir), data_module["train_dataset"]
+            say(adapters.divergence_line(base_model, merged, output_dir, dataset))
+    if training_args.should_save:
+        history = trainer.state.log_history
+        card.write(model_args, lora_args, training_args, data_module["train_dataset"], history)
+    if repository:
+        card.upload(repository, training_args)
     trainer.accelerator.wait_for_everyone()
     say(closing_lines(trainer, result.metrics["train_runtime"], training_args.output_dir))
 

@@ -1,14 +1,17 @@
 """The one reader of tasks and examples, checked entry by entry: JSON list, JSON lines, Parquet, a dataset on the Hub.
 
 An entry is of Alpaca's format (instruction, input, output), of Self-Instruct's (instruction and instances, of which the
-first one's input and output are taken: seed tasks and its evaluation), of Dolly's (instruction, context, response), or
-of predictions (output, or Self-Instruct's response, beside the instruction). What other tools write is read as what it
-means: a byte order mark, UTF-16, null or NaN for a missing input, objects over several lines, a list within an object.
+first one's input and output are taken: seed tasks and its evaluation), of Dolly's (instruction, context, response), of
+predictions (output, or Self-Instruct's response, beside the instruction), or a conversation (messages, or ShareGPT's
+conversations), which counts as its first question and answer where nobody asks for more. What other tools write is
+read as what it means: a byte order mark, UTF-16, null or NaN for a missing input, objects over several lines, a list
+within an object.
 """
 
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
 import codecs
+import hashlib
 import json
 import os
 import re
@@ -21,15 +24,26 @@ from utils import TO_UTF_8, UserError, encoding_of, is_hub_name, jload, os_error
 FIELDS = ("instruction", "input", "output")
 WRAPPERS = ("data", "examples", "train")  # names under which an object holds a whole list
 # Others are not read from Parquet and the Hub.
-COLUMNS = (*FIELDS, "context", "response", "instances", "generator", "id")
+COLUMNS = (*FIELDS, "context", "response", "instances", "generator", "id", "messages", "conversations")
+INPUT_BEGINS = "\n\n### Input:\n"  # in a user's message, between an instruction and its input
+SHAREGPT_ROLES = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
 
 
-def load_examples(data_path: str | os.PathLike, cache_dir: str | None = None) -> list[dict[str, str]]:
+def load_examples(data_path: str | os.PathLike, cache_dir: str | None = None) -> list[dict]:
     """Read examples with the fields instruction, input and output from a file or from the Hub.
 
-    A missing input counts as "", other fields are dropped. Raises UserError as read_entries does.
+    A missing input counts as "", other fields are dropped; a conversation has its messages as well, a list of role and
+    content. Raises UserError as read_entries does.
     """
-    return [example for _, _, example in read_entries(data_path, cache_dir)]
+    entries = read_entries(data_path, cache_dir)
+    return [example | ({"messages": messages_of(row)} if is_conversation(row) else {}) for _, row, example in entries]
+
+
+def sha256_of(data_path: str | os.PathLike, examples: list[dict]) -> str:
+    """What identifies data: the SHA-256 of the file, or of the examples, as JSON, of a dataset on the Hub."""
+    path = Path(data_path)
+    content = path.read_bytes() if path.exists() else json.dumps(examples).encode()
+    return hashlib.sha256(content).hexdigest()
 
 
 def read_entries(
@@ -48,7 +62,7 @@ def read_entries(
         required = " and ".join(name for name in FIELDS if name not in optional)
         raise UserError(
             f"{data_path}, {problems[0]} ({len(problems)} of {len(rows)} entries cannot be used). "
-            f"Each entry needs {required} as text."
+            f"Each entry needs {required} as text, or messages."
         )
     # Half a surrogate pair, which JSON can carry, has no UTF-8, so that no tokenizer and no file takes it.
     return [
@@ -63,6 +77,10 @@ def fields_of(row: dict) -> dict:
     >>> fields_of({"instruction": "Add.", "instances": [{"input": "1, 2", "output": "3"}]})
     {'instruction': 'Add.', 'input': '1, 2', 'output': '3'}
     """
+    if is_conversation(row):
+        user, assistant = [message["content"] for message in messages_of(row) if message["role"] != "system"][:2]
+        instruction, _, input = user.partition(INPUT_BEGINS)
+        return {"instruction": instruction, "input": input, "output": assistant}
     instances = row.get("instances")
     instance = instances[0] if isinstance(instances, list) and instances else None
     response = {"output": row["response"], "input": row.get("context")} if "response" in row else {}
@@ -74,12 +92,59 @@ def fields_of(row: dict) -> dict:
 def why_unusable(row: typing.Any, optional: tuple[str, ...]) -> str | None:
     if not isinstance(row, dict):
         return f"is not an object but {type(row).__name__}"
+    if is_conversation(row) and (why := why_no_conversation(messages_of(row))):
+        return why
     for name, text in fields_of(row).items():
         if text is None and name not in optional:
             return f"has no {name!r}"
         if not isinstance(text, str | None):
             return f"has a field {name!r} that is not text but {type(text).__name__}"
     return None
+
+
+def is_conversation(row: dict) -> bool:
+    has_messages = row.get("messages") is not None or row.get("conversations") is not None
+    return has_messages and row.get("instruction") is None
+
+
+def messages_of(row: dict) -> typing.Any:
+    """The messages of a conversation as a list of role and content, unchecked.
+
+    >>> messages_of({"conversations": [{"from": "human", "value": "Hi."}]})
+    [{'role': 'user', 'content': 'Hi.'}]
+    """
+    if row.get("messages") is not None:
+        return row["messages"]
+    if not isinstance(row["conversations"], list):
+        return row["conversations"]
+    return [
+        {"role": SHAREGPT_ROLES.get(str(m.get("from")), m.get("from")), "content": m.get("value")}
+        if isinstance(m, dict)
+        else m
+        for m in row["conversations"]
+    ]
+
+
+def why_no_conversation(messages: typing.Any) -> str | None:
+    """Why these cannot be trained on, in words: after a system message, if any, user and assistant take turns, the
+    assistant has the last word, and every message is a text. None if nothing is wrong."""
+    if not isinstance(messages, list) or not messages:
+        return "has no list of messages"
+    expected = ["system", "user"]
+    for i, message in enumerate(messages):
+        if not isinstance(message, dict):
+            return f"has a message {i} that is not an object but {type(message).__name__}"
+        role, content = message.get("role"), message.get("content")
+        if role not in ("system", "user", "assistant"):
+            return f"has a message {i} of the role {role!r}; known are system, user (human) and assistant (gpt)"
+        if role not in expected:
+            return f"has a message {i} of the {role}, where one of the {expected[-1]} has to be"
+        if not isinstance(content, str):
+            return f"has a message {i} whose content is not text but {type(content).__name__}"
+        if not content.strip():
+            return f"has an empty message {i}"
+        expected = ["assistant"] if role == "user" else ["user"]
+    return None if messages[-1]["role"] == "assistant" else "ends without a message of the assistant"
 
 
 def read_rows(data_path: str | os.PathLike, cache_dir: str | None = None) -> list[tuple[str, typing.Any]]:

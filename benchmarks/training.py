@@ -163,7 +163,7 @@ def length_summary(folder: str, data_path: str) -> str:
 
     dataset = train.SupervisedDataset(data_path, train.load_tokenizer(folder, None, 512)[0])
     low, median, high = np.percentile(dataset.lengths, [5, 50, 95]).round().astype(int)
-    responses = 1 - dataset.source_lens.sum() / dataset.lengths.sum()
+    responses = dataset.num_labels.sum() / dataset.lengths.sum()
     padding = ", ".join(
         "{:.0%} and {:.0%} at micro-batch {}".format(*padding_shares(dataset.lengths, micro_batch), micro_batch)
         for micro_batch in MICRO_BATCHES

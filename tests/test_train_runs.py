@@ -253,6 +253,11 @@ def test_the_merged_model_equals_base_and_adapter(launch, flags, tiny_llama, dat
     recipe = ["--model_name_or_path", tiny_llama, "--data_path", data_path, "--output_dir", out, *RECIPE, *flags]
     stderr = run(launch(*recipe, "--max_steps", 4, "--lora_rank", 4, "--merge_lora", True))
     assert re.search(r"0\.1 million parameters, 0\.0 million of them trained", stderr)
+    if "--load_in_4bit" in flags:
+        divergence = float(re.search(r"on 8 examples, .* KL divergence of ([0-9.]+) nats", stderr)[1])
+        assert 0 <= divergence < 0.1
+    assert "# out" in (out / "README.md").read_text()
+    assert not (out / "adapter" / "README.md").exists()
     config = json.loads((out / "adapter" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(tiny_llama)
     assert sorted(config["target_modules"]) == ["k_proj", "q_proj", "v_proj"]

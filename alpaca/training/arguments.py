@@ -101,11 +101,22 @@ class ModelArguments:
 
 @dataclass
 class DataArguments:
-    data_path: str = field(
+    data_path: list[str] = field(
         default=None,
         metadata={
-            "help": "Instruction data with instruction, input, output: a JSON list, JSON lines or Parquet file, "
-            "or a dataset name on the Hub such as tatsu-lab/alpaca. Other fields are ignored."
+            "help": "Data with instruction, input, output, or with conversations (messages, or ShareGPT's): a JSON "
+            "list, JSON lines or Parquet file, or a dataset name on the Hub such as tatsu-lab/alpaca; or several of "
+            "these. Other fields are ignored."
+        },
+    )
+    eval_data_path: list[str] = field(
+        default=None, metadata={"help": "Data that is not trained on, for the held-out loss; as --data_path."}
+    )
+    eval_size: float = field(
+        default=0,
+        metadata={
+            "help": "Hold out so many examples of --data_path, or, below 1, such a share, drawn with --data_seed: not "
+            "trained on, for the held-out loss at the start, as --eval_strategy says, and at the end."
         },
     )
     max_examples: int | None = field(

@@ -23,6 +23,7 @@ from utils import UserError, jdump, jload, os_errors_in_one_line, sync_directory
 
 UNFINISHED = "unfinished"
 FILE_LIST = "checkpoint_files.json"  # written last: name and size in bytes of every other file
+DATA = "data_sha256.json"  # what a checkpoint was trained on
 MAX_SHARD_SIZE = "5GB"
 WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")  # a full model's files
 
@@ -60,10 +61,14 @@ class CheckpointingTrainer(transformers.Trainer):
             super()._save_checkpoint(model, trial)
         finally:
             self.args.output_dir = str(output_dir)
+        if self.state.best_global_step == self.state.global_step:
+            self.state.best_model_checkpoint = str(output_dir / name)
         self.accelerator.wait_for_everyone()  # every rank has written its part
         if self.args.should_save:
+            self.state.save_to_json(str(output_dir / UNFINISHED / name / "trainer_state.json"))
+            jdump(identity_of(self.train_dataset), output_dir / UNFINISHED / name / DATA)
             complete(output_dir / UNFINISHED / name, output_dir / name)
-            rotate_checkpoints(str(output_dir), self.args.save_total_limit)
+            rotate_checkpoints(str(output_dir), self.args.save_total_limit, self.state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()
 
     def save_final_model(self) -> None:
@@ -85,6 +90,7 @@ class CheckpointingTrainer(transformers.Trainer):
             model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
             if hasattr(model, "peft_config"):
                 model.save_pretrained(output_dir, state_dict=state_dict, save_embedding_layers=False)
+                (Path(output_dir) / "README.md").unlink()  # peft's empty form of a model card
             else:
                 model.save_pretrained(output_dir, state_dict=state_dict, max_shard_size=MAX_SHARD_SIZE)
             self.processing_class.save_pretrained(output_dir)
@@ -164,6 +170,20 @@ def what_is_missing(checkpoint: Path) -> str | None:
         if (checkpoint / name).stat().st_size != size:
             return f"{name} has {(checkpoint / name).stat().st_size} bytes instead of {size}"
     return None
+
+
+def identity_of(dataset) -> dict:
+    return {"sha256": dataset.sha256, "num_examples": len(dataset)}
+
+
+def check_same_data(checkpoint: str | None, dataset) -> None:
+    """Raise UserError where a checkpoint was trained on other data, which its count of steps would misplace."""
+    if checkpoint and (Path(checkpoint) / DATA).is_file() and jload(Path(checkpoint) / DATA) != identity_of(dataset):
+        raise UserError(
+            f"--resume_from_checkpoint {checkpoint}: trained on other data than {', '.join(dataset.paths)} with these "
+            "flags. Name the same files in the same order, and the same --eval_size; or start anew in another "
+            "--output_dir, with the model in the checkpoint as --model_name_or_path."
+        )
 
 
 def newest_first(output_dir: Path) -> list[Path]:

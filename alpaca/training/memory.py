@@ -83,7 +83,7 @@ def activations(config: transformers.PretrainedConfig, training_args) -> list[Me
     """
     if config.model_type not in response_loss.MODEL_TYPES:
         return []
-    num_tokens = packed_steps.max_tokens(training_args)
+    num_tokens = packed_steps.max_tokens(training_args, training_args.per_device_train_batch_size)
     is_half = training_args.bf16 or training_args.fp16
     dtype = torch.bfloat16 if is_half else torch.float32
     one, two = (saved_bytes(config, num_layers, num_tokens, dtype) for num_layers in (1, 2))

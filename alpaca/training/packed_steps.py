@@ -259,9 +259,9 @@ def attention_for_rows(device: torch.device, dtype: torch.dtype) -> str | None:
 # ---- The trainer ----
 
 
-def max_tokens(args) -> int:
-    """The most tokens that a micro-batch may hold, padding included."""
-    allowed = args.per_device_train_batch_size * args.model_max_length
+def max_tokens(args, num_examples: int) -> int:
+    """The most tokens that a micro-batch may hold, padding included: those of so many of the longest examples."""
+    allowed = num_examples * args.model_max_length
     return min(allowed, CPU_TOKENS) if args.device.type == "cpu" and args.pack_steps else allowed
 
 
@@ -285,9 +285,10 @@ class PackedTrainer(CheckpointingTrainer):
         super().__init__(model, args, **keywords)
         self.num_tokens, self.total_tokens, self.logged_at = 0, 0, None
         self.is_cut = args.pack_steps and args.train_sampling_strategy == "random" and self.model_accepts_loss_kwargs
+        self.is_packed, self.collate = False, self.data_collator
         if not self.is_cut:
             return
-        self.max_tokens = max_tokens(args)
+        self.max_tokens = max_tokens(args, args.per_device_train_batch_size)
         args.per_device_train_batch_size *= args.gradient_accumulation_steps
         args.gradient_accumulation_steps = 1
         self._train_batch_size = args.train_batch_size
@@ -297,8 +298,6 @@ class PackedTrainer(CheckpointingTrainer):
         if self.is_packed:
             model.set_attn_implementation(attention)
             self.collate = PackedRow(self.processing_class.pad_token_id, args.model_max_length)
-        else:
-            self.collate = self.data_collator
 
     def get_train_dataloader(self):
         if not self.is_cut:

@@ -22,9 +22,9 @@ CHUNK_LOGITS = 2**27  # 0.54 GB in float32
 
 
 def compute_loss_on_response_only(model: torch.nn.Module) -> bool:
-    """Make model(input_ids, attention_mask, labels) in training return the same loss for less work, for batches padded
-    on the right; its logits are then no longer logits. Inference is as before. Returns False, and changes nothing, for
-    an unknown model type.
+    """Make model(input_ids, attention_mask, labels), in training or with num_items_in_batch, return the same loss for
+    less work, for batches padded on the right; its logits are then no longer logits. Inference is as before. Returns
+    False, and changes nothing, for an unknown model type.
     """
     if model.config.model_type not in MODEL_TYPES:
         return False
@@ -33,21 +33,22 @@ def compute_loss_on_response_only(model: torch.nn.Module) -> bool:
     head = model.get_output_embeddings()
     project, plain_loss = head.forward, model.loss_function
     chunk_tokens = max(1, CHUNK_LOGITS // model.config.vocab_size)
-    labels_in_training = None
+    labels_of_loss = None
 
     def remember_labels(module, args, kwargs):
-        nonlocal labels_in_training
-        labels_in_training = kwargs.get("labels") if module.training else None
-        return args, kwargs if labels_in_training is None else {**kwargs, "attention_mask": None}
+        nonlocal labels_of_loss
+        is_for_loss_only = module.training or kwargs.get("num_items_in_batch") is not None
+        labels_of_loss = kwargs.get("labels") if is_for_loss_only else None
+        return args, kwargs if labels_of_loss is None else {**kwargs, "attention_mask": None}
 
     def forward(hidden_states: torch.Tensor) -> torch.Tensor:
         """Logits, or in training the summed loss: computed here, where DeepSpeed has the partitioned weight whole."""
-        if labels_in_training is None:
+        if labels_of_loss is None:
             return project(hidden_states)
-        return summed_cross_entropy(hidden_states, labels_in_training, project, chunk_tokens)
+        return summed_cross_entropy(hidden_states, labels_of_loss, project, chunk_tokens)
 
     def loss_function(logits, labels, vocab_size, num_items_in_batch=None, **kwargs):
-        if labels_in_training is None:
+        if labels_of_loss is None:
             return plain_loss(logits, labels, vocab_size, num_items_in_batch=num_items_in_batch, **kwargs)
         summed_loss = logits
         return summed_loss / ((labels[:, 1:] != -100).sum() if num_items_in_batch is None else num_items_in_batch)
