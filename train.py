@@ -154,7 +154,7 @@ class SupervisedDataset(Dataset):
         """The dataset of these examples only."""
         selected = copy.copy(self)
         selected.input_ids, selected.answers = ([x[i] for i in indices] for x in (self.input_ids, self.answers))
-        selected.lengths, selected.num_labels = self.lengths[indices], self.num_labels[indices]
+        selected.lengths, selected.num_labels = self.lengths[list(indices)], self.num_labels[list(indices)]
         return selected
 
     def num_without_label(self) -> int:
@@ -209,6 +209,8 @@ def make_supervised_data_module(
     elif data_args.eval_size:
         train_indices, eval_indices = evaluation.split(len(train_dataset), data_args.eval_size, seed)
         train_dataset, eval_dataset = train_dataset.select(train_indices), train_dataset.select(eval_indices)
+    if data_args.max_examples:
+        train_dataset = train_dataset.select(range(min(data_args.max_examples, len(train_dataset))))
     return {
         "train_dataset": train_dataset,
         "eval_dataset": eval_dataset,
