@@ -33,7 +33,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.utils.data import Dataset
 
 from alpaca.examples import load_examples, sha256_of
-from alpaca.inference.local import max_length, num_rows_of, resize_embeddings
+from alpaca.inference.local import num_rows_of, resize_embeddings
 from alpaca.training import adapters, card, evaluation, memory
 from alpaca.training.arguments import (
     DataArguments,
@@ -45,11 +45,13 @@ from alpaca.training.arguments import (
     parse_arguments,
     say,
 )
+from alpaca.training.base_model import check_positions, check_wrapped_layer, load_config, skeleton
 from alpaca.training.checkpoints import SaveAndStopOnSigterm, check_output_dir, check_same_data, checkpoint_to_resume
 from alpaca.training.conversations import chat_template, sources_and_targets
 from alpaca.training.packed_steps import compile_layers
 from alpaca.training.response_loss import compute_loss_on_response_only
-from utils import UserError, is_hub_name, jload
+from utils import PROMPT_DICT as PROMPT_DICT  # public here, as in the original
+from utils import UserError
 
 IGNORE_INDEX = -100
 CHUNK = 1000  # examples per call of the tokenizer
@@ -263,76 +265,6 @@ def smart_tokenizer_and_embedding_resize(
     """Add special tokens to the tokenizer, and to the model a row for each: the mean of the rows that were there."""
     num_new_tokens = tokenizer.add_special_tokens(special_tokens_dict)
     resize_embeddings(model, num_rows_of(tokenizer), num_new_tokens)
-
-
-def load_config(model_args: ModelArguments, cache_dir: str | None) -> transformers.PretrainedConfig:
-    """The model's configuration. Raises UserError for a folder without one, or without weights to go with it."""
-    name, folder = model_args.model_name_or_path, Path(model_args.model_name_or_path)
-    if not folder.is_dir() and not is_hub_name(name):
-        raise UserError(f"--model_name_or_path {name}: no such folder.")
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise UserError(f"--model_name_or_path {name}: no config.json in it.")
-        if not model_args.init_from_config:
-            check_weights(folder)
-    try:
-        return transformers.AutoConfig.from_pretrained(name, cache_dir=cache_dir)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{name}: neither a folder nor a model that the Hub gives out ({reason}).") from None
-
-
-def check_weights(folder: Path) -> None:
-    """Raise UserError unless the folder holds weights, with every shard that their index names."""
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        if (folder / name).is_file():
-            return
-        index = folder / f"{name}.index.json"
-        if index.is_file():
-            for shard in sorted(set(jload(index)["weight_map"].values())):
-                if not (folder / shard).is_file():
-                    raise UserError(f"{folder}: {shard} is missing, which {index.name} names.")
-            return
-    raise UserError(
-        f"{folder}: no weights in it (model.safetensors, pytorch_model.bin, or their index). "
-        "To start from random weights on purpose: --init_from_config True."
-    )
-
-
-def skeleton(config: transformers.PretrainedConfig) -> torch.nn.Module:
-    """The model without memory for its weights: of a text and vision checkpoint, what AutoModelForCausalLM takes.
-    Raises UserError where it is no causal language model."""
-    if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise UserError(f"{config.name_or_path}: a {config.model_type} model, which is no causal language model.")
-    with torch.device("meta"):
-        return transformers.AutoModelForCausalLM.from_config(config)
-
-
-def check_positions(config: transformers.PretrainedConfig, dataset: SupervisedDataset) -> None:
-    """Raise UserError where an example is longer than a model with a table of positions can read. Rotary positions
-    have no end; beyond those of its training, the model is only told to be out of its depth."""
-    positions, longest = max_length(config), int(dataset.lengths.max())
-    if longest <= positions or not {"max_position_embeddings", "n_positions"} & set(dir(config.get_text_config())):
-        return
-    if getattr(config.get_text_config(), "rope_parameters", None):
-        say(f"warning: examples of up to {longest:,} tokens, and the model was made for {positions:,}.")
-        return
-    raise UserError(
-        f"--model_max_length {dataset.model_max_length}: the model has {positions:,} positions, and an example has "
-        f"{longest:,} tokens. Set --model_max_length {positions}; what is longer is cut off at the end."
-    )
-
-
-def check_wrapped_layer(model: torch.nn.Module, training_args: TrainingArguments) -> None:
-    """Raise UserError where FSDP is told to shard by a layer that the model does not have."""
-    if training_args.fsdp:
-        classes = {type(module).__name__ for module in model.modules()}
-        for name in training_args.fsdp_config.get("transformer_layer_cls_to_wrap") or ():
-            if name not in classes:
-                raise UserError(
-                    f"--fsdp_transformer_layer_cls_to_wrap {name}: {type(model).__name__} has no such layer. "
-                    f"Its layers: {', '.join(sorted(model._no_split_modules or classes))}."
-                )
 
 
 def load_model(

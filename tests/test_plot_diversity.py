@@ -266,7 +266,7 @@ def test_the_figure_and_the_table_in_the_readme_are_those_of_the_data_in_the_rep
     for name in ("diversity.png", "diversity.svg"):
         assert (tmp_path / name).read_bytes() == (ROOT / "assets" / name).read_bytes(), "run the README's command"
     rows = [line.removesuffix("|") for line in result.stdout.splitlines() if line.startswith("| ")][2:]
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    readme = (ROOT / "datasheet.md").read_text(encoding="utf-8")
     assert len(rows) == 10
     assert [row for row in rows if row not in readme] == []
 

@@ -626,3 +626,9 @@ def test_an_unknown_model_keeps_its_own_loss():
     model = tiny_model("cohere")
     assert not response_loss.compute_loss_on_response_only(model)
     assert "forward" not in vars(model.get_output_embeddings())
+
+
+def test_the_names_that_forks_of_the_original_import_are_there():
+    names = ("PROMPT_DICT", "IGNORE_INDEX", "SupervisedDataset", "DataCollatorForSupervisedDataset", "ModelArguments")
+    names += ("DataArguments", "TrainingArguments", "make_supervised_data_module", "train")
+    assert [name for name in (*names, "smart_tokenizer_and_embedding_resize") if not hasattr(train, name)] == []
