@@ -16,7 +16,6 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from alpaca.training.memory import available_cpu_bytes
 from alpaca.weights import model_files
 from alpaca.weights.manifest import MANIFEST, Manifest, read_manifest
 from alpaca.weights.model_files import INDEX, Shards, ShardWriter, StoredTensor, bytes_of, new_directory, size_text
@@ -435,8 +434,10 @@ def dtype_that_fits(shards: Shards):
     """float32 or bfloat16, whichever the memory has room for, or None, after a line that says so."""
     import torch
 
+    from alpaca.training import memory
+
     numel = model_files.total_numel(shards)
-    available = available_cpu_bytes()
+    available = memory.available_cpu_bytes()
     for dtype in (torch.float32, torch.bfloat16):
         if numel * dtype.itemsize + WORKING_BYTES <= available:
             return dtype

@@ -176,7 +176,7 @@ def read_objects(path: Path) -> list[tuple[str, typing.Any]]:
     data = path.read_bytes()
     if encoding_of(data[:3]) == "utf-16":
         data = read_text(path).encode()
-    lines = parse_json_lines(data.removeprefix(codecs.BOM_UTF8).split(b"\n"), path)
+    lines = parse_json_lines(data.split(b"\n"), path)
     try:
         rows = [next(lines)]
     except UserError:  # the first line is no object by itself
@@ -206,6 +206,7 @@ def parse_json_lines(lines: Iterable[bytes], path: str | os.PathLike) -> Iterato
     """("line 3", what it holds) of each of the lines that is not empty. Raises UserError, with the place in the file
     path, for a line that is not JSON."""
     for number, line in enumerate(lines, start=1):
+        line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
         if line.strip():
             yield f"line {number}", parse_json_line(line, f"{path}, line {number}")
 

@@ -108,6 +108,6 @@ def test_other_files_with_a_byte_order_mark_are_read_too(tmp_path):
 def test_a_regen_json_with_a_byte_order_mark_is_continued(tmp_path):
     (tmp_path / "regen.json").write_bytes(codecs.BOM_UTF8 + LIST.encode())
     files = TaskFiles(tmp_path)
-    files.append([{"instruction": "Add.", "input": "", "output": "3"}])
+    files.append([[{"instruction": "Add.", "input": "", "output": "3"}]], {"prompt_indices": [0]})
     files.close()
     assert len(load_examples(tmp_path / "regen.json")) == 3

@@ -21,6 +21,7 @@ from alpaca.evaluation.predictions import Pair, Task
 from alpaca.evaluation.rating_page import PAUSE_MS, BlindEvaluation
 from alpaca.evaluation.results import human_table
 from alpaca.row_files import AppendOnlyFile
+from configs import tiny_models
 from data.openai_server import OpenAIServer
 from tests.helpers.browser import Recorder, browser, free_port, low_contrast, resize, wait_for, wait_for_port
 from tests.helpers.commands import ROOT, assert_fails_in_one_line, run_script
@@ -232,7 +233,7 @@ def assert_easy_to_read(driver) -> None:
     assert low_contrast(driver) == []
     assert_fits(driver, 390)
     assert box("#left .text")["width"] >= 340
-    assert box(".votes")["height"] <= 75
+    assert box(".votes")["height"] <= 80
     driver.execute_script("window.scrollTo(0, document.body.scrollHeight)")
     wait_for(lambda: box(".notice")["bottom"] <= box(".votes")["top"])
     assert_fits(driver, 1280)
@@ -293,16 +294,16 @@ def response_in(driver) -> str:
 UNENDING = ("--max_new_tokens", "900", "--temperature", "0")
 
 
-def test_a_visitor_of_the_demo_gets_stops_and_repeats_a_response(tiny_llama, tmp_path):
+def test_a_visitor_of_the_demo_gets_stops_and_repeats_a_response(slow_llama, tmp_path):
     from selenium.webdriver.common.by import By
 
-    flags = ("demo.py", "web", "--model_name_or_path", tiny_llama, *UNENDING)
+    flags = ("demo.py", "web", "--model_name_or_path", slow_llama, *UNENDING)
     with served(*flags, OMP_NUM_THREADS="1") as server, browser(tmp_path / "profile") as driver:
         driver.get(f"http://127.0.0.1:{server.port}")
         element(driver, "#run").click()
         wait_for(lambda: "Please write an instruction first." in text_of(driver))
         assert "commercial use is not allowed" in text_of(driver)
-        assert f"Model: {tiny_llama}, asked with the Alpaca prompt" in text_of(driver)
+        assert f"Model: {slow_llama}, asked with the Alpaca prompt" in text_of(driver)
         assert "Shift+Enter" in text_of(driver)
         assert low_contrast(driver) == []
         for width in (390, 1280):
@@ -415,9 +416,15 @@ def test_a_line_that_a_server_refuses_leaves_the_next_its_answer():
     )
 
 
-def test_a_conversation_in_the_terminal_goes_on_after_a_response_is_stopped(tiny_llama):
+@pytest.fixture(scope="module")
+def slow_llama(tmp_path_factory):
+    """A model that is still writing when somebody stops it: 900 tokens take it seconds."""
+    return tiny_models.save_llama(tmp_path_factory.mktemp("slow-llama"), hidden_size=512, num_layers=8)
+
+
+def test_a_conversation_in_the_terminal_goes_on_after_a_response_is_stopped(slow_llama):
     terminal, other_end = pty.openpty()
-    command = [sys.executable, "demo.py", "chat", "--model_name_or_path", tiny_llama, *UNENDING]
+    command = [sys.executable, "demo.py", "chat", "--model_name_or_path", slow_llama, *UNENDING]
     process = subprocess.Popen(
         command, cwd=ROOT, stdin=other_end, stdout=other_end, stderr=other_end, start_new_session=True
     )

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaC
 
 import weight_diff
 from alpaca.inference.local import resize_embeddings
+from alpaca.training import memory
 from alpaca.weights import manifest, pairs
 from alpaca.weights.model_files import open_checkpoint
 from benchmarks import plain_weight_diff
@@ -196,7 +197,11 @@ def test_rows_are_added_wherever_the_tuned_tokenizer_is_longer(llama, tmp_path, 
     if num_rows <= 400:  # rows that the base has already are subtracted as they are
         assert not any(tensor.any() for tensor in diff.values())  # untrained: the base and its mean, in every row
     recover(base, tmp_path / "diff", tmp_path / "out")
-    assert_same_bits(load_files(tmp_path / "out"), load_files(tmp_path / "tuned"))
+    recovered, tuned = load_files(tmp_path / "out"), load_files(tmp_path / "tuned")
+    if exact == "True":
+        assert_same_bits(recovered, tuned)
+    for name, tensor in tuned.items():
+        torch.testing.assert_close(recovered[name], tensor, rtol=0, atol=1e-7, msg=name)
 
 
 def test_every_file_of_the_tuned_folder_comes_back_or_is_named(llama, tmp_path):
@@ -535,9 +540,9 @@ def test_a_completion_is_printed_with_and_without_an_output_folder(opt, tmp_path
 
 def test_where_memory_is_short_the_completion_is_in_bfloat16_or_left_out_with_a_line(llama, tmp_path, monkeypatch):
     arguments = ["recover", "--path_raw", llama / "base", "--path_diff", llama / "diff"]
-    monkeypatch.setattr(weight_diff, "available_cpu_bytes", lambda: weight_diff.WORKING_BYTES + 300_000)
+    monkeypatch.setattr(memory, "available_cpu_bytes", lambda: weight_diff.WORKING_BYTES + 300_000)
     assert "Completion (bfloat16): " in command(*arguments)[1]
-    monkeypatch.setattr(weight_diff, "available_cpu_bytes", lambda: weight_diff.WORKING_BYTES)
+    monkeypatch.setattr(memory, "available_cpu_bytes", lambda: weight_diff.WORKING_BYTES)
     code, out, _ = command(*arguments, "--path_tuned", tmp_path / "out")
     assert code == 0
     assert "No completion from the recovered model: it needs" in out

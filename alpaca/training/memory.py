@@ -16,6 +16,7 @@ import torch
 import transformers
 
 from alpaca.training import packed_steps, response_loss
+from alpaca.training.base_model import without_zero3
 
 # Optimizer state in bytes per parameter, for what --optim may say; two float32 moments where the name is not here.
 OPTIMIZER_BYTES = {"sgd": 0, "adafactor": 0, "rmsprop": 4, "adagrad": 4, "lion_32bit": 4}
@@ -105,7 +106,7 @@ def saved_bytes(config: transformers.PretrainedConfig, num_layers: int, num_toke
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[:num_layers]
     transformers.AttentionInterface.register(packed_steps.VARLEN, packed_steps.varlen_attention)
-    with torch.device("meta"):
+    with without_zero3(), torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(
             config, dtype=dtype, attn_implementation=packed_steps.VARLEN
         ).train()
