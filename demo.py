@@ -238,7 +238,8 @@ def build_page(about: str, respond, defaults: Decoding, max_concurrent_generatio
             async with contextlib.aclosing(respond(instruction.strip(), input.strip(), decoding)) as responses:
                 async for response, ended in responses:
                     cut = f", cut off after {decoding.max_new_tokens:,} tokens" if ended == "length" else ""
-                    yield gr.update(value=response, label=f"Response{cut}"), gr.update(interactive=False)
+                    # Not the button again: such a piece could arrive after a press of Stop, and lock it for good.
+                    yield gr.update(value=response, label=f"Response{cut}"), gr.skip()
             yield gr.skip(), gr.update(interactive=True)
         except UserError as error:
             yield gr.skip(), gr.update(interactive=True)

@@ -233,7 +233,7 @@ def assert_easy_to_read(driver) -> None:
     assert low_contrast(driver) == []
     assert_fits(driver, 390)
     assert box("#left .text")["width"] >= 340
-    assert box(".votes")["height"] <= 80
+    assert box(".votes")["height"] <= 75
     driver.execute_script("window.scrollTo(0, document.body.scrollHeight)")
     wait_for(lambda: box(".notice")["bottom"] <= box(".votes")["top"])
     assert_fits(driver, 1280)

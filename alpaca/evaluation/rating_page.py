@@ -47,7 +47,7 @@ CSS = """
 .votes button { flex: 1 1 0 !important; min-width: 0 !important; padding: 6px 2px !important; line-height: 1.2; }
 @media (max-width: 600px) {
   .card { padding: 8px 10px; }
-  .votes { padding: 6px; gap: 4px !important; }
+  .votes { padding: 5px; gap: 4px !important; }
   .votes button { font-size: 14px !important; }
 }
 """
