@@ -24,8 +24,8 @@ import types
 
 from alpaca.examples import read_entries
 from alpaca.generation.task_files import TaskFiles
-from alpaca.inference.server import Answer, OnePromptPerRequest, ServerModel, check_api
-from utils import ROOT, UserError, read_text, run_commands, shipped
+from alpaca.inference.server import MAX_CONCURRENT_REQUESTS, Answer, OnePromptPerRequest, ServerModel, check_api
+from utils import ROOT, UserError, check_ranges, read_text, run_commands, shipped
 
 PROMPT_PATH = ROOT / "prompt.txt"
 LAST_TASK_NUMBER = 20  # prompt.txt asks for a list of twenty tasks, the sampled seed tasks included
@@ -42,6 +42,7 @@ STOP = [f"###\n{LAST_TASK_NUMBER + 1}."]
 # OpenAI's completions models whose end-of-text token is 50256: they are kept from ending the list early. To other
 # tokenizers, those of gpt-3.5-turbo-instruct and davinci-002 included, the id means another token or none.
 END_OF_TEXT_IS_50256 = re.compile(r"text-(davinci|curie|babbage|ada)-00[123]|davinci|curie|babbage|ada|gpt2")
+MAX_PROMPTS_PER_REQUEST = 2048  # what OpenAI's servers take
 MAX_FRUITLESS_REQUESTS = 20  # in a row without a task kept; more would burn money for nothing
 
 
@@ -455,19 +456,15 @@ def _check_flags(flags: dict) -> None:
     ranges = {
         "num_instructions_to_generate": (1, math.inf),
         "num_prompt_instructions": (1, LAST_TASK_NUMBER - 1),
-        "request_batch_size": (1, math.inf),
+        "request_batch_size": (1, MAX_PROMPTS_PER_REQUEST),
         "temperature": (0, 2),
         "top_p": (0, 1),
         "num_cpus": (1, math.inf),
-        "max_concurrent_requests": (1, math.inf),
+        "max_concurrent_requests": (1, MAX_CONCURRENT_REQUESTS),
         "similarity_threshold": (0, 1),
         "max_total_tokens": (1, math.inf),
     }
-    for name, (lowest, highest) in ranges.items():
-        value = flags[name]
-        if value is not None and not lowest <= value <= highest:
-            limits = f"from {lowest} to {highest}" if highest < math.inf else f"{lowest} or more"
-            raise UserError(f"--{name} {value}: it has to be {limits}.")
+    check_ranges(flags, ranges)
     check_api(flags["api"])
 
 

@@ -12,6 +12,7 @@ checkpoint-<step> folders, from which --resume_from_checkpoint True continues. `
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.utils.data import Dataset
 
 from alpaca.examples import load_examples
-from alpaca.inference.local import resize_embeddings
+from alpaca.inference.local import NO_CODE, load_errors_in_one_line, resize_embeddings
 from alpaca.training import adapters, memory
 from alpaca.training.arguments import (
     DataArguments,
@@ -155,17 +156,15 @@ def make_supervised_data_module(
 
 def load_tokenizer(model_name_or_path: str, cache_dir: str | None, model_max_length: int):
     """The tokenizer with every special token and a chat template, and how many tokens had to be added for that."""
-    options = {"cache_dir": cache_dir, "model_max_length": model_max_length}
+    options = {"cache_dir": cache_dir, "model_max_length": model_max_length, **NO_CODE}
     options |= {"padding_side": "right", "truncation_side": "right"}
-    try:
+    with load_errors_in_one_line(f"{model_name_or_path}: no tokenizer"):
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(model_name_or_path, **options)
         except RecursionError:
             # The first LLaMA conversions have "" for the names of these tokens; transformers 5.23 loops on that.
             options |= {name: token for name, token in SPECIAL_TOKENS.items() if name != "pad_token"}
             tokenizer = transformers.AutoTokenizer.from_pretrained(model_name_or_path, **options)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{model_name_or_path}: no tokenizer ({' '.join(str(error).split())}).") from None
     num_new_tokens = tokenizer.add_special_tokens(missing_special_tokens(tokenizer))
     if isinstance(tokenizer, transformers.LlamaTokenizer) and "add_bos_token" not in tokenizer.init_kwargs:
         # transformers 5.23 forgets this default of LLaMA's where a checkpoint has a tokenizer.model only.
@@ -225,11 +224,8 @@ def load_config(model_args: ModelArguments, cache_dir: str | None) -> transforme
             raise UserError(f"--model_name_or_path {name}: no config.json in it.")
         if not model_args.init_from_config:
             check_weights(folder)
-    try:
-        return transformers.AutoConfig.from_pretrained(name, cache_dir=cache_dir)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{name}: neither a folder nor a model that the Hub gives out ({reason}).") from None
+    with load_errors_in_one_line(f"--model_name_or_path {name}"):
+        return transformers.AutoConfig.from_pretrained(name, cache_dir=cache_dir, **NO_CODE)
 
 
 def check_weights(folder: Path) -> None:
@@ -239,7 +235,9 @@ def check_weights(folder: Path) -> None:
             return
         index = folder / f"{name}.index.json"
         if index.is_file():
-            for shard in sorted(set(jload(index)["weight_map"].values())):
+            with load_errors_in_one_line(index):
+                shards = sorted(set(jload(index)["weight_map"].values()))
+            for shard in shards:
                 if not (folder / shard).is_file():
                     raise UserError(f"{folder}: {shard} is missing, which {index.name} names.")
             return
@@ -254,7 +252,7 @@ def skeleton(config: transformers.PretrainedConfig) -> torch.nn.Module:
     mapping = transformers.MODEL_FOR_CAUSAL_LM_MAPPING
     if type(config) not in mapping:
         raise UserError(f"{config.name_or_path}: a {config.model_type} model, which is no causal language model.")
-    with torch.device("meta"):
+    with load_errors_in_one_line(f"--model_name_or_path {config.name_or_path}"), torch.device("meta"):
         return mapping[type(config)](config)
 
 
@@ -280,18 +278,20 @@ def load_model(
 ) -> transformers.PreTrainedModel:
     """The model with a row for each new token, in float32: the optimizer's copy, which mixed precision rounds for the
     arithmetic only. Frozen weights may be kept in 4 bits."""
-    if model_args.init_from_config:
-        model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    else:
-        if training_args.fsdp:
-            os.environ["ACCELERATE_USE_FSDP"] = "true"  # what cpu_ram_efficient_loading asks for while it loads
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            model_args.model_name_or_path,
-            config=config,
-            cache_dir=training_args.cache_dir,
-            dtype=torch.float32,
-            quantization_config=adapters.quantization_config() if lora_args.load_in_4bit else None,
-        )
+    with load_errors_in_one_line(f"--model_name_or_path {model_args.model_name_or_path}"):
+        if model_args.init_from_config:
+            model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32, **NO_CODE)
+        else:
+            if training_args.fsdp:
+                os.environ["ACCELERATE_USE_FSDP"] = "true"  # what cpu_ram_efficient_loading asks for while it loads
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                model_args.model_name_or_path,
+                config=config,
+                cache_dir=training_args.cache_dir,
+                dtype=torch.float32,
+                quantization_config=adapters.quantization_config() if lora_args.load_in_4bit else None,
+                **NO_CODE,
+            )
     resize_embeddings(model, len(tokenizer), num_new_tokens)
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
     try:
@@ -406,7 +406,14 @@ def show_memory_table(meta_model, lora_args: LoraArguments, training_args: Train
         say(f"warning: {warning}")
 
 
+def interrupted(signum, frame) -> None:
+    """Ctrl-C, at any instant: whole checkpoints are safe, and nothing else is worth an orderly end."""
+    say("train.py: interrupted. --resume_from_checkpoint True goes on from the newest checkpoint, if there is one.")
+    os._exit(130)
+
+
 def main() -> None:
+    signal.signal(signal.SIGINT, interrupted)
     try:
         train()
     except UserError as error:

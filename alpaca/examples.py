@@ -7,13 +7,13 @@ response, beside the instruction).
 
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
-import json
 import os
+import re
 import typing
 from collections.abc import Iterator
 from pathlib import Path
 
-from utils import UserError, is_hub_name, jload, os_errors_in_one_line
+from utils import UserError, check_regular, is_hub_name, jload, os_errors_in_one_line, parse_json
 
 FIELDS = ("instruction", "input", "output")
 COLUMNS = (*FIELDS, "response", "instances", "generator", "id")  # others are not read from Parquet and the Hub
@@ -69,6 +69,8 @@ def why_unusable(row: typing.Any, optional: tuple[str, ...]) -> str | None:
             return f"has no {name!r}"
         if not isinstance(text, str | None):
             return f"has a field {name!r} that is not text but {type(text).__name__}"
+        if text and re.search("[\ud800-\udfff]", text):  # JSON can carry it, UTF-8 and tokenizers cannot
+            return f"has a field {name!r} with half of a surrogate pair, which is no character"
     return None
 
 
@@ -80,8 +82,7 @@ def read_rows(data_path: str | os.PathLike, cache_dir: str | None = None) -> lis
         if "/" in str(data_path) and is_hub_name(str(data_path)):
             return _with_index(read_hub_dataset(str(data_path), cache_dir))
         raise UserError(f"{data_path}: no such file.")
-    if path.is_dir():
-        raise UserError(f"{data_path}: a folder. Name a JSON, JSON lines or Parquet file.")
+    check_regular(path)
     with os_errors_in_one_line(path):
         with open(path, "rb") as f:
             start = f.read(16)
@@ -105,13 +106,10 @@ def parse_json_lines(data: bytes, path: str | os.PathLike) -> Iterator[tuple[str
     for number, line in enumerate(data.split(b"\n"), start=1):
         if line.strip():
             try:
-                row = json.loads(line.decode("utf-8"))
-            except json.JSONDecodeError as error:
-                place = f"{path}, line {number}, column {error.colno}"
-                raise UserError(f"{place}: not JSON ({error.msg}).") from None
+                text = line.decode("utf-8")
             except UnicodeDecodeError as error:
                 raise UserError(f"{path}, line {number}, byte {error.start}: not UTF-8 text.") from None
-            yield f"line {number}", row
+            yield f"line {number}", parse_json(text, str(path), number)
 
 
 def read_parquet(path: Path) -> list[dict]:
@@ -120,10 +118,10 @@ def read_parquet(path: Path) -> list[dict]:
 
     try:
         # ParquetFile, not read_table: a folder name such as input=1 would add columns.
-        table = pyarrow.parquet.ParquetFile(path)
+        table = pyarrow.parquet.ParquetFile(path, page_checksum_verification=True)
         columns = [name for name in COLUMNS if name in table.schema_arrow.names]
         return table.read(columns=columns).to_pylist()
-    except pyarrow.ArrowInvalid as error:
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
         raise UserError(f"{path}: not a whole Parquet file ({' '.join(str(error).split())}).") from None
 
 

@@ -341,7 +341,7 @@ def test_two_runs_do_not_write_to_one_place(models, tmp_path):
     lock = os.open(partial, os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_EX)
     arguments = recover_arguments(models / "base", models / "diff", tmp_path / "out")
-    assert "another run is writing there" in fails(*arguments)
+    assert "another run is at work here" in fails(*arguments)
     assert partial.exists()
     os.close(lock)
     recover(models / "base", models / "diff", tmp_path / "out")

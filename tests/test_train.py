@@ -615,3 +615,25 @@ def test_an_unknown_model_keeps_its_own_loss():
     model = tiny_model("cohere")
     assert not response_loss.compute_loss_on_response_only(model)
     assert "forward" not in vars(model.get_output_embeddings())
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("weight_decay", "nan"),
+        ("learning_rate", "inf"),
+        ("per_device_train_batch_size", "0"),
+        ("gradient_accumulation_steps", "-1"),
+        ("max_steps", "0"),
+        ("max_steps", "-2"),
+        ("num_train_epochs", "0"),
+        ("model_max_length", "-5"),
+        ("seed", "-1"),
+        ("data_seed", str(2**32)),
+        ("lora_dropout", "1"),
+        ("lora_alpha", "nan"),
+    ],
+)
+def test_a_number_out_of_its_range_is_refused_before_anything_is_loaded(flag, value):
+    with pytest.raises(UserError, match=rf"--{flag} {value}\S*: takes a number from"):
+        arguments.parse_arguments(["--data_path", "data.json", f"--{flag}={value}"])

@@ -8,8 +8,37 @@ whose response was shown first.
 
 import collections
 import math
+from collections.abc import Callable
+
+from utils import printable
 
 NUM_RESAMPLES = 10_000
+VERDICTS = {"judge": ("first", "second", "tie", "unparsable"), "human": ("first", "second", "tie", "skip")}
+
+
+def verdict_check(kind: str, pairs: set[tuple[str, str]] | None = None) -> Callable[[dict], str | None]:
+    """A check of a file's rows, one after the other, as row_files takes it: that each is a verdict, on one of the pairs
+    (instruction, input) if they are given, and that none counts twice."""
+    seen = set()
+    by = "rater" if kind == "human" else "first"
+
+    def check(row: dict) -> str | None:
+        for name in ("instruction", "input", "verdict", *(["rater"] if kind == "human" else [])):
+            if not isinstance(row.get(name), str):
+                return f"has no {name!r} that is text"
+        if type(row.get("first")) is not int or row["first"] not in (1, 2):
+            return f"'first' is {row.get('first')!r}, and has to be 1 or 2"
+        if row["verdict"] not in VERDICTS[kind]:
+            return f"{row['verdict']!r} is no verdict; there are {', '.join(VERDICTS[kind])}"
+        pair = (row["instruction"], row["input"])
+        if pairs is not None and pair not in pairs:
+            return "a verdict on a pair that the two files of responses do not have"
+        if (pair, row[by]) in seen:
+            return "a second verdict on the same pair"
+        seen.add((pair, row[by]))
+        return None
+
+    return check
 
 
 def outcome(row: dict) -> int | None:
@@ -146,4 +175,5 @@ def _share(part: int, whole: int) -> str:
 
 def _format(names: tuple[str, str], lines: list[tuple[str, str]]) -> str:
     width = max(len(label) for label, _ in lines)
-    return "\n".join([f"{names[0]}  against  {names[1]}", *(f"  {label:<{width}}  {text}" for label, text in lines)])
+    lines = [f"{names[0]}  against  {names[1]}", *(f"  {label:<{width}}  {text}" for label, text in lines)]
+    return "\n".join(map(printable, lines))

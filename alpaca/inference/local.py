@@ -15,12 +15,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils import UserError, is_hub_name, jload
+from utils import UserError, check_ranges, is_hub_name, jload
 
 if typing.TYPE_CHECKING:
     import torch
     import transformers
 
+# A folder's own code is never run: without this, transformers asks on standard input, where a line may begin with "y".
+NO_CODE = {"trust_remote_code": False}
 REPLACEMENT = "\ufffd"  # what the first bytes of an unfinished character decode to
 
 
@@ -34,12 +36,8 @@ class Decoding:
 
     def check(self) -> None:
         """Raise UserError for values that mean nothing."""
-        if self.max_new_tokens < 1:
-            raise UserError(f"--max_new_tokens {self.max_new_tokens}: takes a number from 1.")
-        if not 0 <= self.temperature <= 10:
-            raise UserError(f"--temperature {self.temperature}: takes a number from 0 (always the likeliest) to 10.")
-        if not 0 < self.top_p <= 1:
-            raise UserError(f"--top_p {self.top_p}: takes a number above 0, up to 1.")
+        # As top_p nears 0, the likeliest token alone is left.
+        check_ranges(vars(self), {"max_new_tokens": (1, 2**31), "temperature": (0, 10), "top_p": (1e-9, 1)})
 
     def openai_arguments(self) -> dict:
         """The same for a request to a server, whose own defaults may be others."""
@@ -94,30 +92,42 @@ def load_model(model_name_or_path: str, cache_dir: str | None = None) -> LocalMo
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
+    options = {"cache_dir": cache_dir, **NO_CODE}
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if device == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
-    try:
+    with load_errors_in_one_line(f"--model_name_or_path {model_name_or_path}"):
         # An adapter folder without a tokenizer goes with its base's.
         has_tokenizer = not is_adapter or (folder / "tokenizer_config.json").is_file()
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            model_name_or_path if has_tokenizer else base, cache_dir=cache_dir
-        )
-        model = transformers.AutoModelForCausalLM.from_pretrained(base, cache_dir=cache_dir, dtype=dtype)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(model_name_or_path if has_tokenizer else base, **options)
+        model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=dtype, **options)
         if is_adapter:
             model = add_adapter(model, folder, len(tokenizer))
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"--model_name_or_path {model_name_or_path}: cannot be loaded ({reason}).") from None
     model.to(device).eval()
     eos_ids = model.generation_config.eos_token_id
     eos_ids = {tokenizer.eos_token_id, *(eos_ids if isinstance(eos_ids, list) else [eos_ids])} - {None}
     return LocalModel(model_name_or_path, model, tokenizer, frozenset(eos_ids), max_length(model))
 
 
+@contextlib.contextmanager
+def load_errors_in_one_line(what: str) -> Iterator[None]:
+    """Whatever the libraries find wrong with somebody's model, configuration or tokenizer: a UserError. Theirs are of
+    any kind, panics of the tokenizers, which are no Exception, included."""
+    try:
+        yield
+    except (UserError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        if "trust_remote_code" in reason:
+            reason = "it brings code of its own (auto_map), which is never run here"
+        raise UserError(f"{what}: cannot be loaded ({reason}).") from None
+
+
 def adapter_base(folder: Path) -> str:
     """The model that an adapter was trained on. Raises UserError where it is missing."""
-    base = jload(folder / "adapter_config.json").get("base_model_name_or_path")
-    if not base:
+    config = jload(folder / "adapter_config.json")
+    base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
+    if not base or not isinstance(base, str):
         raise UserError(f"{folder}/adapter_config.json: no base_model_name_or_path.")
     if os.path.isabs(base) and not os.path.isdir(base):
         raise UserError(

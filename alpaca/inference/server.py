@@ -19,7 +19,7 @@ import time
 import typing
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 
-from utils import UserError
+from utils import UserError, printable, without_secrets
 
 if typing.TYPE_CHECKING:
     import openai
@@ -30,6 +30,9 @@ FIRST_WAIT_SEC = 0.5
 MAX_WAIT_SEC = 30.0
 MAX_RETRY_AFTER_SEC = 300.0  # a server that asks for a longer wait ends the run
 REQUEST_TIMEOUT_SEC = 600.0  # the official client's own default; a small server may take minutes for an answer
+
+MAX_BODY_BYTES = 64 << 20  # of an answer: 2,048 completions of 3,072 tokens each are about 30 MB
+MAX_CONCURRENT_REQUESTS = 1000  # each holds a connection
 
 MIN_MAX_TOKENS = 64  # where not even so many fit, it is the prompt that is too long
 TOO_LONG = re.compile(
@@ -96,7 +99,8 @@ class ServerModel:
         notice: Callable[[str], None],
         auto_apis: tuple[str, str] = ("chat", "completions"),
     ):
-        self.model_name, self._notice = model_name, notice
+        self.model_name = model_name
+        self._notice = lambda text: notice(printable(without_secrets(text)))
         self._apis = auto_apis if api == "auto" else (api,)
         self._way = Way(self._apis[0])
         self._too_long: list[tuple[int, int]] = []  # prompt in characters, smallest max_tokens known not to fit
@@ -114,6 +118,7 @@ class ServerModel:
             try:
                 await client.models.list()
             except openai.APIConnectionError as error:
+                raise_own(error)
                 raise UserError(
                     f"no server at {client.base_url} ({error.__cause__ or error}). "
                     "Start it, or set OPENAI_BASE_URL to another."
@@ -151,6 +156,7 @@ class ServerModel:
                         text += (choice.delta.content if hasattr(choice, "delta") else choice.text) or ""
                         yield text.lstrip()
         except openai.OpenAIError as error:
+            raise_own(error)
             raise UserError(f"the server broke off: {' '.join(str(error).split())[:200]}") from None
 
     async def _ask(self, send: Callable, prompts: list[str], message: str | None, max_tokens: int, **decoding):
@@ -235,15 +241,63 @@ def openai_client() -> "openai.AsyncOpenAI":
         raise UserError("set OPENAI_API_KEY, or OPENAI_BASE_URL for a server of your own that needs no key.")
     if base_url and not base_url.startswith(("http://", "https://")):
         raise UserError(f"OPENAI_BASE_URL is {base_url!r}; it needs the whole address, as http://127.0.0.1:8000/v1.")
+    organization = os.environ.get("OPENAI_ORG_ID") or os.environ.get("OPENAI_ORG") or None
+    for name, value in (("OPENAI_API_KEY", key), ("OPENAI_ORG_ID", organization or "")):
+        if not re.fullmatch(r"[!-~]*", value):
+            raise UserError(f"{name} holds a character that no HTTP header can carry. Set it anew.")
     import openai
 
-    return openai.AsyncOpenAI(
-        api_key=key or "none",  # the client insists on one
-        base_url=base_url or None,
-        organization=os.environ.get("OPENAI_ORG_ID") or os.environ.get("OPENAI_ORG") or None,
-        timeout=openai.Timeout(REQUEST_TIMEOUT_SEC, connect=5.0),
-        max_retries=0,
-    )
+    timeout = openai.Timeout(REQUEST_TIMEOUT_SEC, connect=5.0)
+    try:
+        return openai.AsyncOpenAI(
+            api_key=key or "none",  # the client insists on one
+            base_url=base_url or None,
+            organization=organization,
+            timeout=timeout,
+            max_retries=0,
+            # What is compressed could inflate to any size.
+            default_headers={"Accept-Encoding": "identity"},
+            http_client=openai.DefaultAsyncHttpxClient(timeout=timeout, event_hooks={"response": [bound_response]}),
+        )
+    except Exception as error:  # what the library finds wrong with an address, here or in the proxies' variables
+        reason = " ".join(str(error).split())
+        raise UserError(f"OPENAI_BASE_URL, HTTP_PROXY, HTTPS_PROXY or ALL_PROXY cannot be used ({reason}).") from None
+
+
+async def bound_response(response) -> None:
+    """Refuse a redirect to another host, which would get the prompts, and bound the body in size and time.
+
+    A hook of the HTTP client's; the official client shows what it raises as the cause of an APIConnectionError.
+    """
+    if response.has_redirect_location:
+        target = response.url.join(response.headers["location"])
+        if target.host != response.url.host:
+            raise UserError(f"{response.url} sends on to {target}, another host. If that is right, name that one.")
+    if response.headers.get("content-encoding", "identity") != "identity":
+        raise UserError(f"{response.url} compresses its answer, though it was asked not to.")
+    import httpx2  # the official client's own
+
+    class BoundedStream(httpx2.AsyncByteStream):
+        def __init__(self, stream):
+            self.stream, self.aclose = stream, stream.aclose
+
+        async def __aiter__(self):
+            num_bytes, deadline = 0, time.monotonic() + REQUEST_TIMEOUT_SEC
+            async for chunk in self.stream:
+                num_bytes += len(chunk)
+                if num_bytes > MAX_BODY_BYTES:
+                    raise UserError(f"{response.url}: an answer of more than {MAX_BODY_BYTES >> 20} MB. Is it a model?")
+                if time.monotonic() > deadline:
+                    raise UserError(f"{response.url}: an answer that takes more than {REQUEST_TIMEOUT_SEC:.0f} s.")
+                yield chunk
+
+    response.stream = BoundedStream(response.stream)
+
+
+def raise_own(error: "openai.OpenAIError") -> None:
+    """Raise the UserError, if there is one, that the official client has wrapped."""
+    if isinstance(error.__cause__, UserError):
+        raise error.__cause__ from None
 
 
 async def ask_patiently(send: Callable[[], Awaitable[Result]], notice: Callable[[str], None]) -> Result:
@@ -258,12 +312,16 @@ async def ask_patiently(send: Callable[[], Awaitable[Result]], notice: Callable[
     for num_failures in range(1, MAX_RETRIES + 2):
         asked_wait_sec = 0.0
         try:
-            return await send()
+            async with asyncio.timeout(REQUEST_TIMEOUT_SEC):  # the client's own bounds each read, not the whole
+                return await send()
+        except TimeoutError:
+            reason = f"the request timed out after {REQUEST_TIMEOUT_SEC:.0f} s"
         except openai.APIStatusError as error:
             if not is_passing(error):
                 raise
             reason, asked_wait_sec = server_message(error), retry_after_sec(error.response.headers)
         except openai.APIConnectionError as error:
+            raise_own(error)
             # The client's own text is "Connection error."; its cause says which.
             reason = f"{error.request.url}: {str(error.__cause__ or '') or error.message}"
         except UnusableAnswer as error:
@@ -289,7 +347,7 @@ def retry_after_sec(headers: Mapping[str, str]) -> float:
     asked = headers.get("retry-after", "")
     with contextlib.suppress(ValueError):
         return max(0.0, float(asked))
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, OverflowError, TypeError, IndexError):
         return max(0.0, email.utils.parsedate_to_datetime(asked).timestamp() - time.time())
     return 0.0
 
@@ -330,9 +388,9 @@ def read_answer(body: str, arguments: dict) -> Answer:
         completions = [(text_of(choice), choice.get("finish_reason")) for choice in choices]
         usage = reply.get("usage") or {}
         num_tokens = [usage.get(key) for key in ("prompt_tokens", "completion_tokens")]
-        model = str(reply.get("model") or arguments["model"])
+        model = printable(without_secrets(reply.get("model") or arguments["model"]))[:200]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        excerpt = " ".join(body[:200].split())
+        excerpt = " ".join(without_secrets(body[:2000])[:200].split())
         raise UnusableAnswer(f"the server's answer is no completion: {excerpt!r}") from None
     if not completions:
         raise UnusableAnswer("the server's answer has no choices")
@@ -351,13 +409,11 @@ def text_of(choice: dict) -> str:
 
 
 def server_message(error: "openai.APIStatusError") -> str:
-    """Status and message on one line of bounded length, without the key, which some servers repeat."""
+    """Status and message on one line of bounded length."""
     body = error.body
     if isinstance(body, dict):
         body = body.get("message") or body.get("detail") or body.get("error") or body
-    message = " ".join(str(body or error.response.reason_phrase).split())
-    if key := os.environ.get("OPENAI_API_KEY", "").strip():
-        message = message.replace(key, "***")
+    message = " ".join(without_secrets(body or error.response.reason_phrase).split())
     return f"{error.status_code}: {message[:300]}"
 
 
