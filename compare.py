@@ -287,6 +287,7 @@ def human(
     seed: int = 0,
     host: str = "127.0.0.1",
     port: int = 7861,
+    password: str | None = None,
 ) -> None:
     """Serve a web page on which people compare two models' responses blindly; Ctrl-C ends and prints the table.
 
@@ -297,6 +298,7 @@ def human(
         seed: of the raters' random orders; each rater has another one.
         host: address to serve at; 0.0.0.0 lets in whoever reaches this machine.
         port: port to serve at.
+        password: what raters have to log in with, under any name.
     """
     from alpaca.evaluation.rating_page import CSS, BlindEvaluation, build_page, keyboard
     from alpaca.inference.web_page import check_port, serve
@@ -305,7 +307,7 @@ def human(
     check_port(host, port)
     settings = {**pair_settings("human", names, pairs), "seed": seed}
     with AppendOnlyFile(output_path, settings, check=verdict_check("human", keys_of(pairs))) as file:
-        serve(build_page(BlindEvaluation(pairs, file, seed)), host, port, CSS, keyboard())
+        serve(build_page(BlindEvaluation(pairs, file, seed)), host, port, CSS, keyboard(), password)
         print(human_table(names, file.rows))
 
 

@@ -12,12 +12,13 @@ an instruction, or instruction, tab, input; instruction and response are printed
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
 import asyncio
+import contextlib
 import html
 import sys
 
 from alpaca.inference.local import Decoding, load_model, stream
 from alpaca.inference.server import ServerModel, chat_message, check_api
-from utils import UserError, format_prompt, run_commands
+from utils import UserError, check_ranges, format_prompt, printable, run_commands
 
 NOTICE = (
     "This model makes things up, repeats prejudices of its training data, and has no safety training. "
@@ -104,16 +105,20 @@ def chat(
         if sys.stdin.isatty():
             converse(answer)
         else:
-            answer_lines(sys.stdin, answer)
+            answer_lines(sys.stdin.buffer, answer)
 
 
 def answer_lines(lines, answer) -> None:
-    """Print instruction and response for every line `instruction` or `instruction<tab>input`."""
+    """Print instruction and response for every line, in bytes, `instruction` or `instruction<tab>input`."""
     for number, line in enumerate(lines, start=1):
+        try:
+            line = line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"standard input, line {number}, byte {error.start}: not UTF-8 text.") from None
         instruction, _, input = (part.strip() for part in line.partition("\t"))
         if not instruction:
             continue
-        print(f"Instruction: {instruction}" + (f"\nInput: {input}" if input else ""))
+        print(f"Instruction: {printable(instruction)}" + (f"\nInput: {printable(input)}" if input else ""))
         try:
             print("Response: ", end="", flush=True)
             answer(instruction, input)
@@ -134,6 +139,9 @@ def converse(answer) -> None:
         except EOFError:
             print()
             return
+        except UnicodeDecodeError:
+            print("[not UTF-8 text]")
+            continue
         print("Response: ", end="", flush=True)
         try:
             answer(instruction, context)
@@ -144,10 +152,10 @@ def converse(answer) -> None:
 
 
 async def show(responses) -> None:
-    """Print a growing response as it grows. Control characters, which a terminal would obey, are left out."""
+    """Print a growing response as it grows."""
     shown = ""
     async for response in responses:
-        text = "".join(c for c in response if c.isprintable() or c in "\n\t")
+        text = printable(response, keep="\n\t")
         if text.startswith(shown):
             print(text[len(shown) :], end="", flush=True)
             shown = text
@@ -166,6 +174,7 @@ def web(
     max_concurrent_generations: int = 2,
     host: str = "127.0.0.1",
     port: int = 7860,
+    password: str | None = None,
     api: str = "auto",
     cache_dir: str | None = None,
 ) -> None:
@@ -180,18 +189,18 @@ def web(
         max_concurrent_generations: responses written at the same time; other users wait in line.
         host: address to serve at; 0.0.0.0 lets in whoever reaches this machine.
         port: port to serve at.
+        password: what visitors have to log in with, under any name.
         api: how to ask a server; completions, chat, or auto, which begins with chat.
         cache_dir: where models from the Hub are kept.
     """
     from alpaca.inference.web_page import check_port, serve
 
     Decoding(max_new_tokens, temperature, top_p).check()
-    if max_concurrent_generations < 1:
-        raise UserError(f"--max_concurrent_generations {max_concurrent_generations}: takes a number from 1.")
+    check_ranges({"max_concurrent_generations": max_concurrent_generations}, {"max_concurrent_generations": (1, 1000)})
     check_port(host, port)
     respond = responder(model_name_or_path, model_name, api, cache_dir)
     defaults = Decoding(max_new_tokens, temperature, top_p)
-    serve(build_page(respond, defaults, max_concurrent_generations), host, port, CSS)
+    serve(build_page(respond, defaults, max_concurrent_generations), host, port, CSS, password=password)
 
 
 def build_page(respond, defaults: Decoding, max_concurrent_generations: int):
@@ -199,6 +208,7 @@ def build_page(respond, defaults: Decoding, max_concurrent_generations: int):
     from alpaca.inference.web_page import import_gradio
 
     gr = import_gradio()
+    places = asyncio.Semaphore(max_concurrent_generations)  # here, whichever way a request has come
 
     async def answer(instruction: str, input: str, temperature: float, top_p: float, max_new_tokens: float):
         if not instruction.strip():
@@ -209,8 +219,9 @@ def build_page(respond, defaults: Decoding, max_concurrent_generations: int):
         decoding = Decoding(min(int(max_new_tokens), defaults.max_new_tokens), temperature, top_p)
         try:
             decoding.check()
-            async for response in respond(instruction.strip(), input.strip(), decoding):
-                yield response
+            async with places, contextlib.aclosing(respond(instruction.strip(), input.strip(), decoding)) as responses:
+                async for response in responses:
+                    yield response
         except UserError as error:
             raise gr.Error(html.escape(str(error)), print_exception=False) from None
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from alpaca.evaluation.predictions import Pair
 from alpaca.inference.web_page import import_gradio
 from alpaca.row_files import AppendOnlyFile
-from utils import UserError
+from utils import UserError, printable
 
 if typing.TYPE_CHECKING:
     import gradio
@@ -189,7 +189,7 @@ def build_page(evaluation: BlindEvaluation) -> "gradio.Blocks":
 
 
 def clean(name: str) -> str:
-    return " ".join(name.split())[:MAX_NAME_LENGTH]
+    return " ".join(printable(name).split())[:MAX_NAME_LENGTH]
 
 
 def card(title: str, text: str) -> str:
