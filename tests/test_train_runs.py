@@ -364,9 +364,6 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_saves_nothing(tiny_llama, da
     result = run_script("train.py", *flags, "--max_steps", 5, "--learning_rate", "1e30", OMP_NUM_THREADS="1")
     assert_fails_in_one_line(result, "the loss of step 2 is not finite", "--learning_rate")
     assert (tmp_path / "model.safetensors").read_text() == "a good model"
-    result = run_script("train.py", *flags, "--max_steps", 1, "--learning_rate", "1e38", OMP_NUM_THREADS="1")
-    assert_fails_in_one_line(result, "after step 1", "values that are not finite")
-    assert (tmp_path / "model.safetensors").read_text() == "a good model"
 
 
 def test_a_disk_that_is_full_and_ctrl_c_end_training_in_one_line(tiny_llama, data_path, tmp_path):

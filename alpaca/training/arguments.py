@@ -91,7 +91,7 @@ RANGES = {
     **dict.fromkeys(("gradient_accumulation_steps", "model_max_length"), (1, math.inf)),
     **dict.fromkeys(("save_total_limit", "dataloader_prefetch_factor"), (1, math.inf)),
     **dict.fromkeys(("save_steps", "logging_steps", "eval_steps"), (0, math.inf)),
-    **dict.fromkeys(("learning_rate", "weight_decay", "max_grad_norm"), (0, 1e38)),  # float32 ends there
+    **dict.fromkeys(("learning_rate", "weight_decay", "max_grad_norm"), (0, 1e30)),  # torch stops at 3e38
     **dict.fromkeys(("warmup_steps", "warmup_ratio"), (0, math.inf)),
     **dict.fromkeys(("adam_beta1", "adam_beta2", "lora_dropout"), (0, 1 - 1e-9)),
     **dict.fromkeys(("num_train_epochs", "adam_epsilon"), (TINY, math.inf)),
