@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+import demo
 from alpaca.evaluation.predictions import Pair, Task
 from alpaca.evaluation.rating_page import BlindEvaluation
 from alpaca.evaluation.win_rate import human_table
@@ -25,6 +26,7 @@ from alpaca.row_files import AppendOnlyFile
 from data.openai_server import OpenAIServer
 from tests.helpers.browser import Recorder, browser, free_port, resize, wait_for, wait_for_port
 from tests.helpers.commands import ROOT, assert_fails_in_one_line, run_script
+from utils import UserError
 
 HOSTILE = "<img src=x onerror=\"document.title='broken'\"> ${1+1} {{value}} <b>bold</b> & more"
 NAMES = ("secret-model-alpha", "secret-model-beta")
@@ -304,6 +306,11 @@ def test_ten_impatient_visitors_are_answered_a_few_at_a_time():
         refused = next(m for m in visit(address, "x" * 4001) if m["msg"] == "process_completed")
         assert not refused["success"]
         assert len(model.requests) == 10
+
+
+def test_a_line_that_is_not_utf_8_is_named():
+    with pytest.raises(UserError, match=r"standard input, line 2, byte 3: not UTF-8"):
+        demo.answer_lines([b"Say hi.\n", b"caf\xe9\n"], lambda instruction, input: None)
 
 
 def status_of(address: str, path: str, data: bytes | None = None, **headers: str) -> int:
