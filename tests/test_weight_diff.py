@@ -521,7 +521,7 @@ def test_a_completion_is_printed_with_and_without_an_output_folder(opt, tmp_path
     code, printed, complained = command(*arguments, "--path_tuned", tmp_path / "without")
     assert code == 0, complained
     assert "No completion from the recovered model:" in printed.splitlines()[-1]
-    assert (tmp_path / "without" / "model.safetensors").is_file()
+    assert (tmp_path / "without" / "config.json").is_file()
 
 
 def test_where_memory_is_short_the_completion_is_in_bfloat16_or_left_out_with_a_line(llama, tmp_path, monkeypatch):
