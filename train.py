@@ -38,7 +38,7 @@ from alpaca.training.arguments import (
     parse_arguments,
     say,
 )
-from alpaca.training.checkpoints import SaveAndStopOnSigterm, check_output_dir, checkpoint_to_resume
+from alpaca.training.checkpoints import SaveAndStopOnSigterm, check_output_dir, checkpoint_to_resume, lock_output_dir
 from alpaca.training.packed_steps import PackedTrainer, compile_layers
 from alpaca.training.response_loss import compute_loss_on_response_only
 from utils import PROMPT_DICT, UserError, format_prompt, is_hub_name, jload
@@ -343,6 +343,7 @@ def train() -> None:
     let_rank_0_alone_speak()
     check_processes(training_args)
     check_output_dir(training_args.output_dir, lora_args)
+    lock_output_dir(training_args.output_dir)
     config = load_config(model_args, training_args.cache_dir)
     meta_model = skeleton(config)
     check_wrapped_layer(meta_model, training_args)

@@ -32,19 +32,23 @@ WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.
 
 
 def check_output_dir(output_dir: str, lora_args: LoraArguments) -> None:
-    """Make the output folder, and see that a file can be written there, before hours of work depend on it. Until this
-    process ends, no other run gets the folder."""
+    """Make the output folder, and see that a file can be written there, before hours of work depend on it."""
     with os_errors_in_one_line(f"--output_dir {output_dir}", "It cannot be written to."):
         os.makedirs(output_dir, exist_ok=True)
         with tempfile.TemporaryFile(dir=output_dir):
             pass
-        if os.environ.get("RANK", "0") == "0":  # the ranks of one run share it
-            lock_or_refuse(os.open(output_dir, os.O_RDONLY), f"--output_dir {output_dir}")
     if not lora_args.lora_rank and os.path.exists(os.path.join(output_dir, "adapter_config.json")):
         raise UserError(
             f"--output_dir {output_dir}: holds an adapter, which would be loaded together with the model. Name another "
             "folder, or remove adapter_config.json."
         )
+
+
+def lock_output_dir(output_dir: str) -> None:
+    """Keep the folder for this run, until its process ends. Raises UserError where another run has it."""
+    if os.environ.get("RANK", "0") == "0":  # the ranks of one run share it
+        with os_errors_in_one_line(f"--output_dir {output_dir}"):
+            lock_or_refuse(os.open(output_dir, os.O_RDONLY), f"--output_dir {output_dir}")
 
 
 class CheckpointingTrainer(transformers.Trainer):
