@@ -19,7 +19,7 @@ import sys
 from alpaca.inference.local import Decoding, load_model, stream
 from alpaca.inference.refusals import PromptRefused
 from alpaca.inference.server import ServerModel, chat_message, check_api
-from utils import UserError, format_prompt, run_commands
+from utils import UserError, check_ranges, format_prompt, printable, run_commands
 
 NOTICE = (
     "This model makes things up, repeats prejudices of its training data, and has no safety training. "
@@ -114,16 +114,20 @@ def chat(
         if sys.stdin.isatty():
             converse(answer, about)
         else:
-            answer_lines(sys.stdin, answer)
+            answer_lines(sys.stdin.buffer, answer)
 
 
 def answer_lines(lines, answer) -> None:
-    """Print instruction and response for every line `instruction` or `instruction<tab>input`."""
+    """Print instruction and response for every line, in bytes, `instruction` or `instruction<tab>input`."""
     for number, line in enumerate(lines, start=1):
+        try:
+            line = line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"standard input, line {number}, byte {error.start}: not UTF-8 text.") from None
         instruction, _, input = (part.strip() for part in line.partition("\t"))
         if not instruction:
             continue
-        print(f"Instruction: {instruction}" + (f"\nInput: {input}" if input else ""))
+        print(f"Instruction: {printable(instruction)}" + (f"\nInput: {printable(input)}" if input else ""))
         try:
             print("Response: ", end="", flush=True)
             answer(instruction, input)
@@ -152,6 +156,9 @@ def converse(answer, about: str) -> None:
         except EOFError:
             print()
             return
+        except UnicodeDecodeError:
+            print("[not UTF-8 text]")
+            continue
         print("Response: ", end="", flush=True)
         try:
             answer(instruction, context)
@@ -162,11 +169,11 @@ def converse(answer, about: str) -> None:
 
 
 async def show(responses) -> None:
-    """Print a growing response as it grows. Control characters, which a terminal would obey, are left out."""
+    """Print a growing response as it grows."""
     shown = ""
     async with contextlib.aclosing(responses):  # stopped, it closes its connection at once
         async for response, ended in responses:
-            text = "".join(c for c in response if c.isprintable() or c in "\n\t")
+            text = printable(response, keep="\n\t")
             if not text.startswith(shown):  # what was shown has turned out to be the model's reasoning
                 print("\n\n", end="")
                 shown = ""
@@ -190,6 +197,7 @@ def web(
     host: str = "127.0.0.1",
     port: int = 7860,
     prompt: str = "auto",
+    password: str | None = None,
     api: str = "auto",
     cache_dir: str | None = None,
 ) -> None:
@@ -205,18 +213,18 @@ def web(
         host: address to serve at; 0.0.0.0 lets in whoever reaches this machine.
         port: port to serve at.
         prompt: how to ask a local model; alpaca, chat (its chat template), or auto: chat where it has one of its own.
+        password: what visitors have to log in with, under any name.
         api: how to ask a server; completions, chat, or auto, which begins with chat.
         cache_dir: where models from the Hub are kept.
     """
     from alpaca.inference.web_page import check_port, serve
 
     Decoding(max_new_tokens, temperature, top_p).check()
-    if max_concurrent_generations < 1:
-        raise UserError(f"--max_concurrent_generations {max_concurrent_generations}: takes a number from 1.")
+    check_ranges({"max_concurrent_generations": max_concurrent_generations}, {"max_concurrent_generations": (1, 1000)})
     check_port(host, port)
     about, respond = responder(model_name_or_path, model_name, api, cache_dir, prompt)
     defaults = Decoding(max_new_tokens, temperature, top_p)
-    serve(build_page(about, respond, defaults, max_concurrent_generations), host, port, CSS)
+    serve(build_page(about, respond, defaults, max_concurrent_generations), host, port, CSS, password=password)
 
 
 def build_page(about: str, respond, defaults: Decoding, max_concurrent_generations: int):
@@ -224,6 +232,7 @@ def build_page(about: str, respond, defaults: Decoding, max_concurrent_generatio
     from alpaca.inference.web_page import import_gradio
 
     gr = import_gradio()
+    places = asyncio.Semaphore(max_concurrent_generations)  # here, whichever way a request has come
 
     async def answer(instruction: str, input: str, temperature: float, top_p: float, max_new_tokens: float):
         if not instruction.strip():
@@ -235,7 +244,7 @@ def build_page(about: str, respond, defaults: Decoding, max_concurrent_generatio
         try:
             decoding.check()
             yield "", gr.update(interactive=False)
-            async with contextlib.aclosing(respond(instruction.strip(), input.strip(), decoding)) as responses:
+            async with places, contextlib.aclosing(respond(instruction.strip(), input.strip(), decoding)) as responses:
                 async for response, ended in responses:
                     cut = f", cut off after {decoding.max_new_tokens:,} tokens" if ended == "length" else ""
                     # Not the button again: such a piece could arrive after a press of Stop, and lock it for good.

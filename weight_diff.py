@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+from alpaca.inference.local import NO_CODE, load_errors_in_one_line
 from alpaca.weights import model_files
 from alpaca.weights.manifest import MANIFEST, Manifest, read_manifest
 from alpaca.weights.model_files import INDEX, Shards, ShardWriter, StoredTensor, bytes_of, new_directory, size_text
@@ -28,7 +29,7 @@ from alpaca.weights.pairs import (
     read_architecture,
     stream,
 )
-from utils import UserError, format_prompt, os_errors_in_one_line, run_commands
+from utils import UserError, format_prompt, os_errors_in_one_line, printable, run_commands
 
 # Follows from the configuration. The library versions of spring 2023 stored one such buffer per layer.
 ROTARY_BUFFER = "rotary_emb.inv_freq"
@@ -278,7 +279,10 @@ def recover(
     if path_tuned is not None:
         print(f"Wrote {path_tuned}.")
     if dtype is not None:
-        print_completion(path_tuned or path_diff, dtype, state_dict, bool(manifest.tied))
+        try:
+            print_completion(path_tuned or path_diff, dtype, state_dict, bool(manifest.tied))
+        except UserError as error:  # what was recovered is right all the same
+            print(f"No completion from the recovered model: {error}")
 
 
 def plan_recovery(
@@ -471,21 +475,23 @@ def print_completion(path: str, dtype, state_dict: dict, is_tied: bool) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(path)
-    if state_dict:
-        config = AutoConfig.from_pretrained(path)
-        if is_tied:
-            config.tie_word_embeddings = True
-        with torch.device("meta"):  # only to learn its class
-            model_class = type(AutoModelForCausalLM.from_config(config))
-        model = model_class.from_pretrained(None, config=config, state_dict=state_dict, dtype=dtype)
-    else:
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
-    inputs = tokenizer(format_prompt(INSTRUCTION), return_tensors="pt")
-    with torch.inference_mode():
-        ids = model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
-    completion = tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    print(f"Instruction: {INSTRUCTION}\nCompletion ({str(dtype).removeprefix('torch.')}): {completion.strip()}")
+    with load_errors_in_one_line(path):
+        tokenizer = AutoTokenizer.from_pretrained(path, **NO_CODE)
+        if state_dict:
+            config = AutoConfig.from_pretrained(path, **NO_CODE)
+            if is_tied:
+                config.tie_word_embeddings = True
+            with torch.device("meta"):  # only to learn its class
+                model_class = type(AutoModelForCausalLM.from_config(config, **NO_CODE))
+            model = model_class.from_pretrained(None, config=config, state_dict=state_dict, dtype=dtype)
+        else:
+            model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **NO_CODE)
+        inputs = tokenizer(format_prompt(INSTRUCTION), return_tensors="pt")
+        with torch.inference_mode():
+            ids = model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
+        completion = tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    completion = printable(completion.strip(), keep="\n\t")
+    print(f"Instruction: {INSTRUCTION}\nCompletion ({str(dtype).removeprefix('torch.')}): {completion}")
 
 
 if __name__ == "__main__":

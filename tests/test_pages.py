@@ -11,12 +11,14 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+import demo
 from alpaca.evaluation.predictions import Pair, Task
 from alpaca.evaluation.rating_page import PAUSE_MS, BlindEvaluation
 from alpaca.evaluation.results import human_table
@@ -25,6 +27,7 @@ from configs import tiny_models
 from data.openai_server import OpenAIServer
 from tests.helpers.browser import Recorder, browser, free_port, low_contrast, resize, wait_for, wait_for_port
 from tests.helpers.commands import ROOT, assert_fails_in_one_line, run_script
+from utils import UserError
 
 HOSTILE = "<img src=x onerror=\"document.title='broken'\"> ${1+1} {{value}} <b>bold</b> & more"
 NAMES = ("secret-model-alpha", "secret-model-beta")
@@ -377,6 +380,40 @@ def test_ten_impatient_visitors_are_answered_a_few_at_a_time():
         refused = next(m for m in visit(address, "x" * 4001) if m["msg"] == "process_completed")
         assert not refused["success"]
         assert len(model.requests) == 10
+
+
+def test_a_line_that_is_not_utf_8_is_named():
+    with pytest.raises(UserError, match=r"standard input, line 2, byte 3: not UTF-8"):
+        demo.answer_lines([b"Say hi.\n", b"caf\xe9\n"], lambda instruction, input: None)
+
+
+def status_of(address: str, path: str, data: bytes | None = None, **headers: str) -> int:
+    request = urllib.request.Request(address + path, data, {"Content-Type": "application/json", **headers})
+    try:
+        with urllib.request.urlopen(request, timeout=30) as reply:
+            return reply.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_what_the_page_does_not_use_is_closed_and_other_sites_are_refused():
+    with (
+        OpenAIServer(lambda prompt: f"re {prompt}", latency_sec=0.2) as model,
+        served("demo.py", "web", "--model_name", "m", "--password", "open sesame", **model.environment) as page,
+    ):
+        address = f"http://127.0.0.1:{page.port}"
+        for path in ("run/answer", "api/answer", "call/answer", "upload", "proxy=http://127.0.0.1", "info", "run/0"):
+            assert status_of(address, f"/gradio_api/{path}", b"{}") == 404, path
+        assert status_of(address, "/monitoring") == 404
+        assert status_of(address, "/", Host="evil.example") == 403
+        assert status_of(address, "/gradio_api/queue/join", b"{}", Origin="http://evil.example") == 403
+        assert status_of(address, "/gradio_api/queue/join", b"{}", Origin="null") == 403
+        assert status_of(address, "/gradio_api/queue/join", b"{}", Origin=address) == 401  # nobody has logged in
+        form = {"Content-Type": "application/x-www-form-urlencoded"}
+        assert status_of(address, "/login", b"username=anna&password=wrong", **form) == 400
+        assert status_of(address, "/login", b"username=anna&password=open+sesame", **form) == 200
+        assert model.requests == []
+    assert "Traceback" not in page.complained
 
 
 def test_a_conversation_in_the_terminal_streams_from_a_server():

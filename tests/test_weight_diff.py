@@ -447,6 +447,40 @@ def test_a_manifest_of_a_newer_format_is_refused(llama, tmp_path):
     assert "newer" in fails("recover", "--path_raw", llama / "base", "--path_diff", tmp_path / "diff")
 
 
+def leave_out_a_tensor(entries):
+    del entries["tensors"]["lm_head.weight"]
+
+
+def reach_out(entries):
+    entries["files"]["../config.json"] = "0" * 64
+
+
+def misname_a_hash(entries):
+    entries["tensors"]["lm_head.weight"]["diff_sha256"] = 5
+
+
+def leave_out_a_part(entries):
+    del entries["twins"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (leave_out_a_tensor, "lm_head.weight is not named by weight_diff.json"),
+        (reach_out, "damaged, its files"),
+        (misname_a_hash, "damaged, its diff_sha256 of lm_head.weight"),
+        (leave_out_a_part, "damaged, its twins"),
+    ],
+)
+def test_a_manifest_that_was_changed_and_sealed_again_is_refused(change, words, llama, tmp_path):
+    shutil.copytree(llama / "diff", tmp_path / "diff")
+    entries = json.loads((tmp_path / "diff" / "weight_diff.json").read_text())
+    del entries["sha256"]
+    change(entries)
+    (tmp_path / "diff" / "weight_diff.json").write_bytes(manifest._sealed(entries))
+    assert words in fails("recover", "--path_raw", llama / "base", "--path_diff", tmp_path / "diff")
+
+
 def test_an_exact_diff_without_its_manifest_is_refused(llama, tmp_path):
     shutil.copytree(llama / "exact_diff", tmp_path / "diff", ignore=shutil.ignore_patterns("weight_diff.json"))
     assert "weight_diff.json" in fails("recover", "--path_raw", llama / "base", "--path_diff", tmp_path / "diff")
@@ -536,6 +570,18 @@ def test_a_completion_is_printed_with_and_without_an_output_folder(opt, tmp_path
     completion = in_memory[in_memory.index("Instruction:") :]
     assert "Completion (float32): " in completion
     assert from_disk.endswith(completion)
+    shutil.copytree(opt / "diff", tmp_path / "diff")
+    entries = json.loads((tmp_path / "diff" / "weight_diff.json").read_text())
+    del entries["sha256"]
+    for name in [name for name in entries["files"] if "token" in name or name in ("vocab.json", "merges.txt")]:
+        (tmp_path / "diff" / name).unlink()
+        del entries["files"][name]
+    (tmp_path / "diff" / "weight_diff.json").write_bytes(manifest._sealed(entries))
+    arguments[-1] = tmp_path / "diff"
+    code, printed, complained = command(*arguments, "--path_tuned", tmp_path / "without")
+    assert code == 0, complained
+    assert "No completion from the recovered model:" in printed.splitlines()[-1]
+    assert (tmp_path / "without" / "config.json").is_file()
 
 
 def test_where_memory_is_short_the_completion_is_in_bfloat16_or_left_out_with_a_line(llama, tmp_path, monkeypatch):

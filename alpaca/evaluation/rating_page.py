@@ -15,7 +15,7 @@ from alpaca.evaluation.predictions import Pair
 from alpaca.evaluation.results import WITHDRAWN, last_votes
 from alpaca.inference.web_page import import_gradio
 from alpaca.row_files import AppendOnlyFile
-from utils import UserError
+from utils import UserError, printable
 
 if typing.TYPE_CHECKING:
     import gradio
@@ -227,7 +227,7 @@ def build_page(evaluation: BlindEvaluation) -> "gradio.Blocks":
 
 
 def clean(name: str) -> str:
-    return " ".join(name.split())[:MAX_NAME_LENGTH]
+    return " ".join(printable(name).split())[:MAX_NAME_LENGTH]
 
 
 def card(title: str, text: str) -> str:

@@ -200,7 +200,7 @@ def read_regen(path: Path) -> Iterator[tuple[str, dict]]:
     with os_errors_in_one_line(path), open(path, encoding="utf-8-sig", newline="") as f:
         while True:
             if match := before.match(buffer, start):
-                with contextlib.suppress(json.JSONDecodeError):  # perhaps for want of the rest
+                with contextlib.suppress(ValueError, RecursionError):  # perhaps for want of the rest
                     task, end = decode(buffer, match.end())
                     if not _is_task(task):
                         raise why_damaged(path)

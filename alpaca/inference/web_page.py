@@ -1,16 +1,21 @@
 """How the web pages are served: with Gradio, from this machine alone, for the people who can reach it and nobody else.
 
-No analytics, no fonts or scripts from elsewhere, no tunnel, no API for programs, and the loopback interface unless
-another one is named.
+No analytics, no fonts or scripts from elsewhere, no tunnel, no API for programs, no uploads, no requests by the pages
+of other sites, and the loopback interface unless another one is named.
 """
 
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
+import contextlib
+import hmac
+import ipaddress
 import os
+import re
 import socket
+import sys
 import typing
 
-from utils import UserError
+from utils import UserError, check_ranges
 
 if typing.TYPE_CHECKING:
     import gradio
@@ -44,19 +49,70 @@ READABLE = {
 }
 
 
+# What the pages ask for; Gradio's other addresses (uploads, runs past the queue, proxies, monitoring) are closed.
+OPEN_PATHS = re.compile(
+    r"/|/(config|login|logout|theme\.css|favicon\.ico|manifest\.json|robots\.txt|pwa_icon.*)|/gradio_api/"
+    r"(queue/(join|data)|cancel|reset|startup-events|theme\.css|heartbeat/\w+|login_check|user|token|app_id)"
+)
+OPEN_FOLDERS = ("/assets/", "/static/", "/svelte/")
+
+
+class SameSiteOnly:
+    """ASGI middleware that lets through what the pages themselves ask for, and answers 403 or 404 to the rest.
+
+    A page of another site reaches a server on the visitor's machine by a name of its own that resolves to this machine
+    (DNS rebinding: another Host) or by its address (another Origin).
+    """
+
+    def __init__(self, app, host: str):
+        self.app, self.names = app, {"localhost", host.lower(), socket.gethostname().lower()}
+
+    async def __call__(self, scope, receive, send) -> None:
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self.app(scope, receive, send)
+            return
+        headers = {name.lower(): value.decode("latin-1").lower() for name, value in scope["headers"]}
+        host, origin, path = headers.get(b"host", ""), headers.get(b"origin"), scope["path"].rstrip("/") or "/"
+        if not self.is_own(host) or (origin is not None and origin.partition("://")[2] != host):
+            status = 403
+        elif not OPEN_PATHS.fullmatch(path) and not path.startswith(OPEN_FOLDERS):
+            status = 404
+        else:
+            await self.app(scope, receive, send)
+            return
+        await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    def is_own(self, host: str) -> bool:
+        """Whether a Host header names this server: by a name of its own, or by any address."""
+        name = re.sub(r":\d+$", "", host).strip("[]")
+        with contextlib.suppress(ValueError):
+            return bool(ipaddress.ip_address(name))
+        return name in self.names
+
+
+def in_url(host: str) -> str:
+    """A host as a browser takes it.
+
+    >>> in_url("0.0.0.0"), in_url("::1"), in_url("example.org")
+    ('127.0.0.1', '[::1]', 'example.org')
+    """
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{host}]" if ":" in host else host
+
+
 def check_port(host: str, port: int) -> None:
     """Raise UserError where the page cannot be served, before a model is loaded for it."""
-    if not 1 <= port <= 65535:
-        raise UserError(f"--port {port}: takes a number from 1 to 65535.")
+    check_ranges({"port": port}, {"port": (1, 65535)})
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, socket.SOCK_STREAM) as s:
             s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             s.bind(address)
-    except OSError as error:
-        raise UserError(
-            f"cannot serve at {host}, port {port} ({error.strerror or error}). Name another --port or --host."
-        ) from None
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot serve at {host}, port {port} ({reason}). Name another --port or --host.") from None
 
 
 def import_gradio():
@@ -68,12 +124,18 @@ def import_gradio():
     return gradio
 
 
-def serve(page: "gradio.Blocks", host: str, port: int, css: str = "", head: str = "") -> None:
-    """Serve a page until Ctrl-C or SIGTERM."""
+def serve(
+    page: "gradio.Blocks", host: str, port: int, css: str = "", head: str = "", password: str | None = None
+) -> None:
+    """Serve a page until Ctrl-C or SIGTERM; with a password, to those who log in with it under any name."""
     import signal
     import threading
 
     import gradio
+    from starlette.middleware import Middleware
+
+    def knows_password(name: str, given: str) -> bool:
+        return hmac.compare_digest(given.encode(), password.encode())
 
     theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     theme.set(**READABLE)
@@ -90,10 +152,14 @@ def serve(page: "gradio.Blocks", host: str, port: int, css: str = "", head: str 
             run_history=False,
             quiet=True,
             prevent_thread_lock=True,
+            auth=knows_password if password else None,
+            app_kwargs={"middleware": [Middleware(SameSiteOnly, host=host)]},
         )
     except OSError as error:
         raise UserError(f"cannot serve at {host}, port {port} ({error}). Name another --port or --host.") from None
-    print(f"open http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port} in a browser; Ctrl-C ends", flush=True)
+    if not password and host not in ("localhost", "127.0.0.1", "::1"):
+        print("warning: whoever reaches this machine can use the page; --password asks for one.", file=sys.stderr)
+    print(f"open http://{in_url(host)}:{port} in a browser; Ctrl-C ends", flush=True)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())

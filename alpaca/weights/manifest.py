@@ -19,6 +19,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -76,6 +77,8 @@ class Manifest:
 
     def check_buffers(self, buffers: dict[str, StoredTensor]) -> None:
         """Raise UserError for a damaged rotary buffer. They are small, and no part of the recovered model."""
+        if missing := sorted(self.buffers.keys() - buffers.keys()):
+            raise UserError(f"the diff's tensor {missing[0]} is missing, which {MANIFEST} names. Download both again.")
         for name, expected in self.buffers.items():
             tensor = buffers[name]
             if _sha256(bytes_of(tensor.read(0, tensor.numel))) != expected:
@@ -83,6 +86,10 @@ class Manifest:
 
     def pair_up(self, diff: dict[str, StoredTensor], base: dict[str, StoredTensor], path_raw: str) -> list[Pair]:
         """The pairs that make_diff had. Raises UserError where the base model has other tensors or shapes."""
+        if diff.keys() != self.tensors.keys():
+            name = sorted(diff.keys() ^ self.tensors.keys())[0]
+            where = f"is not named by {MANIFEST}" if name in diff else f"is missing, which {MANIFEST} names"
+            raise UserError(f"the diff's tensor {name} {where}: they do not belong together. Download both again.")
         architecture = Architecture(self.prefix, self.tied)
         find = architecture.finder(base)
         pairs = []
@@ -94,6 +101,10 @@ class Manifest:
                     f"{path_raw}: not the base model that this diff was made from; tensor {record['base_name']} is "
                     f"{found} instead of {record['base_shape']} {record['base_dtype']}. Nothing was written."
                 )
+            rows = record["base_rows"]
+            shapes = [(n, *other.shape[1:]) for n in (rows, rows + 1)] if other.shape else [()]
+            if diff[name].shape not in shapes or rows > (other.shape or (1,))[0]:
+                raise UserError(f"{diff[name].path}: tensor {name} has not the shape that {MANIFEST} says.")
             is_kept = name not in self.twins
             pairs.append(Pair(name, diff[name], other, record["base_rows"], record["base_dtype"], is_kept=is_kept))
         check_layers(diff, base, architecture)
@@ -143,7 +154,49 @@ def read_manifest(path_diff: str) -> Manifest:
         raise UserError(f"{path}: damaged. Download it again.")
     if entries["version"] != VERSION:
         raise UserError(f"{path}: format {entries['version']}, of a newer weight_diff.py. Use that one.")
+    if problem := _misfit(entries):
+        raise UserError(f"{path}: damaged, its {problem} is not what weight_diff.py writes. Download it again.")
     return Manifest(**{field.name: entries[field.name] for field in dataclasses.fields(Manifest)})
+
+
+def _misfit(entries: dict) -> str | None:
+    """The first part of a manifest that is not of the form above, by its name, or None."""
+
+    def is_hash(text: object) -> bool:
+        return isinstance(text, str) and re.fullmatch("[0-9a-f]{64}", text) is not None
+
+    def is_count(number: object) -> bool:
+        return type(number) is int and number >= 0
+
+    def is_texts(value: object) -> bool:
+        return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+
+    kinds = {
+        "base_name": lambda value: isinstance(value, str),
+        "base_dtype": lambda value: str(value) in model_files.DTYPES,
+        "base_shape": lambda value: isinstance(value, list) and all(map(is_count, value)),
+        "base_rows": is_count,
+        **dict.fromkeys(("base_sha256", "diff_sha256", "recovered_sha256"), is_hash),
+        "deviation": lambda value: isinstance(value, float | int | None),
+    }
+    parts = {
+        "exact": isinstance(entries.get("exact"), bool),
+        "prefix": isinstance(entries.get("prefix"), str),
+        "tied": is_texts(entries.get("tied")),
+        "files": is_texts(files := entries.get("files")) and all(Path(name).name == name for name in files),
+        "buffers": is_texts(entries.get("buffers")),
+        "tensors": isinstance(tensors := entries.get("tensors"), dict) and bool(tensors),
+    }
+    parts["twins"] = parts["tensors"] and isinstance(twins := entries.get("twins"), list)
+    parts["twins"] = parts["twins"] and all(str(twin) in tensors for twin in twins)
+    if wrong := [name for name, is_right in parts.items() if not is_right]:
+        return wrong[0]
+    for name, record in tensors.items():
+        if not isinstance(record, dict) or record.keys() != kinds.keys():
+            return f"record of {name}"
+        if wrong := [key for key, is_right in kinds.items() if not is_right(record[key])]:
+            return f"{wrong[0]} of {name}"
+    return None
 
 
 def _sealed(entries: dict) -> bytes:
