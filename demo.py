@@ -14,6 +14,7 @@ an instruction, or instruction, tab, input; instruction and response are printed
 import asyncio
 import contextlib
 import html
+import json
 import sys
 
 from alpaca.inference.local import Decoding, load_model, stream
@@ -286,7 +287,10 @@ def build_page(about: str, respond, defaults: Decoding, max_concurrent_generatio
                     min_width=200,
                 ),
             ]
-        gr.Examples(EXAMPLES, [instruction, input], label="Examples", cache_examples=False, api_visibility="private")
+        examples = gr.Dataset(components=[instruction, input], samples=EXAMPLES, label="Examples")
+        # In the browser alone: gr.Examples would ask the server past the queue, which is closed.
+        pick = f"(i) => {json.dumps(EXAMPLES)}[i]"
+        examples.click(None, examples, [instruction, input], js=pick, api_visibility="private")
         page.queue(max_size=MAX_WAITING, default_concurrency_limit=max_concurrent_generations)
         options = {"api_visibility": "private", "concurrency_id": "responses", "show_progress": "minimal"}
         options["concurrency_limit"] = max_concurrent_generations
@@ -295,7 +299,8 @@ def build_page(about: str, respond, defaults: Decoding, max_concurrent_generatio
         event = gr.on(
             triggers, answer, [instruction, input, *settings], [response, run], trigger_mode="once", **options
         )
-        stop.click(lambda: gr.update(interactive=True), None, run, cancels=event, queue=False, api_visibility="private")
+        unlock = "() => ({__type__: 'update', interactive: true})"
+        stop.click(None, None, run, cancels=event, js=unlock, api_visibility="private")
     return page
 
 

@@ -212,7 +212,7 @@ def check_ranges(values: dict[str, typing.Any], ranges: dict[str, tuple[float, f
     utils.UserError: --top_p nan: takes a number from 0 to 1.
     """
     for name, (lowest, highest) in ranges.items():
-        value = values[name]
+        value = values.get(name)
         if value is not None and not (lowest <= value <= highest and math.isfinite(value)):
             limits = f"from {lowest} to {highest}" if highest < math.inf else f"from {lowest}"
             raise UserError(f"--{name} {value}: takes a number {limits}.")

@@ -101,9 +101,9 @@ class Manifest:
                     f"{path_raw}: not the base model that this diff was made from; tensor {record['base_name']} is "
                     f"{found} instead of {record['base_shape']} {record['base_dtype']}. Nothing was written."
                 )
-            rows = record["base_rows"]
-            shapes = [(n, *other.shape[1:]) for n in (rows, rows + 1)] if other.shape else [()]
-            if diff[name].shape not in shapes or rows > (other.shape or (1,))[0]:
+            rows, shape = record["base_rows"], diff[name].shape
+            fits = shape[1:] == other.shape[1:] and rows <= min(shape[0], other.shape[0]) if shape else not other.shape
+            if not fits:
                 raise UserError(f"{diff[name].path}: tensor {name} has not the shape that {MANIFEST} says.")
             is_kept = name not in self.twins
             pairs.append(Pair(name, diff[name], other, record["base_rows"], record["base_dtype"], is_kept=is_kept))
@@ -171,6 +171,9 @@ def _misfit(entries: dict) -> str | None:
     def is_texts(value: object) -> bool:
         return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
 
+    def is_inside(name: str) -> bool:
+        return not Path(name).is_absolute() and ".." not in Path(name).parts
+
     kinds = {
         "base_name": lambda value: isinstance(value, str),
         "base_dtype": lambda value: str(value) in model_files.DTYPES,
@@ -183,7 +186,7 @@ def _misfit(entries: dict) -> str | None:
         "exact": isinstance(entries.get("exact"), bool),
         "prefix": isinstance(entries.get("prefix"), str),
         "tied": is_texts(entries.get("tied")),
-        "files": is_texts(files := entries.get("files")) and all(Path(name).name == name for name in files),
+        "files": is_texts(files := entries.get("files")) and all(map(is_inside, files)),
         "buffers": is_texts(entries.get("buffers")),
         "tensors": isinstance(tensors := entries.get("tensors"), dict) and bool(tensors),
     }
