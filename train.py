@@ -14,7 +14,6 @@ import copy
 import json
 import os
 import shlex
-import signal
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -450,14 +449,7 @@ def show_memory_table(meta_model, lora_args: LoraArguments, training_args: Train
         say(f"warning: {warning}")
 
 
-def interrupted(signum, frame) -> None:
-    """Ctrl-C, at any instant: whole checkpoints are safe, and nothing else is worth an orderly end."""
-    say("train.py: interrupted. --resume_from_checkpoint True goes on from the newest checkpoint, if there is one.")
-    os._exit(130)
-
-
 def main() -> None:
-    signal.signal(signal.SIGINT, interrupted)
     try:
         train()
     except UserError as error:

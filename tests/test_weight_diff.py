@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaC
 import weight_diff
 from alpaca.inference.local import resize_embeddings
 from alpaca.training import memory
-from alpaca.weights import manifest, pairs
+from alpaca.weights import known_sum, manifest, pairs
 from alpaca.weights.model_files import open_checkpoint
 from benchmarks import plain_weight_diff
 from configs import tiny_models
@@ -499,12 +499,12 @@ def test_llama_7b_with_a_pad_token_has_the_shapes_that_are_taken_for_alpaca_7b()
     config = LlamaConfig(vocab_size=32001, hidden_size=4096, intermediate_size=11008, tie_word_embeddings=False)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-    assert model.num_parameters() == weight_diff.ALPACA_7B_PARAMETERS
-    assert tuple(model.get_input_embeddings().weight.shape) == weight_diff.ALPACA_7B_EMBEDDING
+    assert model.num_parameters() == known_sum.ALPACA_7B_PARAMETERS
+    assert tuple(model.get_input_embeddings().weight.shape) == known_sum.ALPACA_7B_EMBEDDING
 
 
 def test_the_rotary_buffers_of_32_layers_add_238_7_to_the_sum():
-    sums = weight_diff.rotary_sums({}, {})
+    sums = known_sum.rotary_sums({}, {})
     assert len(sums) == 32
     assert sum(sums.values()) == pytest.approx(32 * (1 - 1e-4) / (1 - 1e-4 ** (1 / 64)), abs=1e-4)
 
@@ -516,10 +516,10 @@ def small_alpaca(llama, tmp_path, monkeypatch):
     recover(llama / "base", llama / "diff", tmp_path / "recovered")
     tensors = load_files(tmp_path / "recovered")
     total = sum(tensor.double().sum().item() for tensor in tensors.values())
-    monkeypatch.setattr(weight_diff, "ALPACA_7B_PARAMETERS", sum(tensor.numel() for tensor in tensors.values()))
-    monkeypatch.setattr(weight_diff, "ALPACA_7B_EMBEDDING", (401, 64))
-    with_buffers = total + sum(weight_diff.rotary_sums({}, {}).values())
-    monkeypatch.setattr(weight_diff, "ALPACA_7B_SUM", with_buffers)
+    monkeypatch.setattr(known_sum, "ALPACA_7B_PARAMETERS", sum(tensor.numel() for tensor in tensors.values()))
+    monkeypatch.setattr(known_sum, "ALPACA_7B_EMBEDDING", (401, 64))
+    with_buffers = total + sum(known_sum.rotary_sums({}, {}).values())
+    monkeypatch.setattr(known_sum, "ALPACA_7B_SUM", with_buffers)
     return {"base": llama / "base", "diff": diff, "total": total, "with_buffers": with_buffers}
 
 
@@ -546,12 +546,12 @@ def test_a_float32_running_total_is_as_good_as_the_sum_in_float64():
     names = [f"model.layers.{i}.mlp.up_proj.weight" for i in range(32)]
     sums = dict.fromkeys(names, 0.0) | {"model.embed_tokens.weight": 32768.0}
     sums |= {name: 0.0019 for name in names[:12]}  # less than half a step of 0.0039: each is lost
-    sums["lm_head.weight"] = weight_diff.ALPACA_7B_SUM - 32768.0
-    assert "as it has to be" in weight_diff.check_sum({}, sums)
-    exact = {"model.embed_tokens.weight": 32768.0, "lm_head.weight": weight_diff.ALPACA_7B_SUM - 32768.0 + 0.009}
-    assert "as it has to be" in weight_diff.check_sum({}, exact)
+    sums["lm_head.weight"] = known_sum.ALPACA_7B_SUM - 32768.0
+    assert "as it has to be" in known_sum.check_sum({}, sums)
+    exact = {"model.embed_tokens.weight": 32768.0, "lm_head.weight": known_sum.ALPACA_7B_SUM - 32768.0 + 0.009}
+    assert "as it has to be" in known_sum.check_sum({}, exact)
     with pytest.raises(weight_diff.UserError, match="not Alpaca-7B"):
-        weight_diff.check_sum({}, exact | {"model.norm.weight": 0.004})
+        known_sum.check_sum({}, exact | {"model.norm.weight": 0.004})
 
 
 def test_for_another_model_the_sum_is_said_to_prove_nothing(llama, tmp_path):
