@@ -44,10 +44,12 @@ from utils import (
     format_prompt,
     jdump,
     jload,
+    printable,
     read_text,
     run_commands,
     save_figure,
     shipped,
+    without_secrets,
 )
 
 # ---- Responses ----
@@ -298,7 +300,7 @@ def judge(
 def many_unparsable(reply: str, finish_reason: str | None) -> str:
     """What to do about a judge whose replies hold no verdict, of which reply is one."""
     advice = "Raise --max_new_tokens." if finish_reason == "length" else "Try another judge, or another --prompt_path."
-    end = " ".join(reply.split())[-100:]
+    end = printable(without_secrets(" ".join(reply.split())))[-100:]
     return f"warning: {MANY_UNPARSABLE} replies without exactly one verdict; the last one ends: {end!r}. {advice}"
 
 

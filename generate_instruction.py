@@ -27,7 +27,7 @@ from alpaca.generation.task_pool import Script, TaskPool, task_files
 from alpaca.generation.trace import check_records, describe
 from alpaca.inference.answers import Answer
 from alpaca.inference.server import MAX_CONCURRENT_REQUESTS, check_api
-from utils import ROOT, UserError, check_ranges, read_text, run_commands, shipped
+from utils import ROOT, UserError, check_ranges, printable, read_text, run_commands, shipped
 
 PROMPT_PATH = ROOT / "prompt.txt"
 LAST_TASK_NUMBER = 20  # prompt.txt asks for a list of twenty tasks, the sampled seed tasks included
@@ -355,7 +355,7 @@ def read_batch(
             print(pool.table(), flush=True)
         refused = [offline.batch_request(*prompt, script, flags) for prompt in found.refused]
         offline.update_retry(retry_path, refused, files.custom_ids)
-        print(found.summary(retry_path))
+        print(printable(found.summary(retry_path)))
 
 
 def trace(output_dir: str = "./", task: int | None = None, check: bool = False) -> None:

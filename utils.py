@@ -140,8 +140,9 @@ def json_errors_in_one_line(place: str, is_line: bool = False) -> Iterator[None]
 
 
 def check_regular(path: str | os.PathLike) -> None:
-    """Raise UserError for a device, a pipe or a folder, which could be read for ever; a missing file is let through."""
-    if os.path.exists(path) and not os.path.isfile(path):
+    """Raise UserError for what could be read for ever or be somebody's link: a device, a pipe, a folder, a link to
+    nothing. A missing file is let through."""
+    if os.path.lexists(path) and not os.path.isfile(path):
         raise UserError(f"{path}: {'a folder' if os.path.isdir(path) else 'not a regular file'}. Name a file.")
 
 
@@ -221,8 +222,7 @@ def check_ranges(values: dict[str, typing.Any], ranges: dict[str, tuple[float, f
 def check_output_path(path: str | os.PathLike) -> None:
     """Raise UserError, before any work, where no file can be written at path: its folder is missing, say."""
     path = Path(path)
-    if path.exists() and not path.is_file():
-        raise UserError(f"{path}: not a regular file. Name another one.")
+    check_regular(path)
     if not path.parent.is_dir():
         raise UserError(f"{path}: there is no folder {path.parent}. Make it, or name another file.")
     if not os.access(path if path.exists() else path.parent, os.W_OK):

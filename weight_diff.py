@@ -89,7 +89,9 @@ def announce(pairs: list[Pair], shards: Shards, target: str | None) -> None:
     size = f"{size_text(model_files.total_bytes(shards))} to {target}" if target else "nothing (no --path_tuned)"
     print(f"{model_files.total_numel(shards):,} parameters in {len(pairs)} tensors; writing {size}.")
     if longer := [pair.name for pair in pairs if pair.base_numel < pair.source.numel]:
-        print(f"The base model has fewer tokens: {' and '.join(longer)} gain rows, each the mean of the base's.")
+        print(
+            f"The base model has fewer tokens: {printable(' and '.join(longer))} gain rows, each the mean of the base's."
+        )
 
 
 def float32_config(content: bytes, is_tied: bool | None) -> bytes:
@@ -131,7 +133,7 @@ def make_diff(path_raw: str, path_tuned: str, path_diff: str, device: str = "cpu
         shards[next(iter(shards))] += [(name, "F32", shape) for name, shape in buffers.items()]
         announce(pairs, shards, path_diff)
         if left_out := sorted((tuned.keys() | tuned_buffers.keys()) - {pair.name for pair in pairs}):
-            print(f"{len(left_out)} tensors that are no part of the model are left out: {left_out[0]}, ...")
+            print(f"{len(left_out)} tensors that are no part of the model are left out: {printable(left_out[0])}, ...")
         with new_directory(path_diff, model_files.total_bytes(shards)) as directory:
             writer = ShardWriter(directory, shards)
             num_bytes = sum(pair.nbytes for pair in pairs)
@@ -144,14 +146,14 @@ def make_diff(path_raw: str, path_tuned: str, path_diff: str, device: str = "cpu
             tensors = {pair.name: record for pair, record in zip(pairs, records, strict=True)}
             manifest = Manifest(exact, architecture.prefix, architecture.tied, twins, tensors)
             manifest.write(directory, headers, {name: 4 * math.prod(shape) for name, shape in buffers.items()})
-    print(describe_deviation(manifest))
+    print(printable(describe_deviation(manifest)))
     if twins:
         print(
             f"{' and '.join(twins)}, which the tuned model ties to another tensor, is in the difference a second time: "
             "the original script adds the base to each name. --exact True writes it once."
         )
     if left_behind:
-        print(f"Of {path_tuned}, this stays behind: {', '.join(left_behind)}.")
+        print(f"Of {path_tuned}, this stays behind: {printable(', '.join(left_behind))}.")
     print(f"Wrote {path_diff}.")
 
 
@@ -267,7 +269,7 @@ def recover(
                     files["config.json"] = float32_config(files["config.json"], True if manifest.tied else None)
                 index_path = Path(path_diff) / (manifest.shard_prefix + INDEX)
                 model_files.write_small_files(directory, files, shards, index_path)
-    print(describe_recovery(pairs, manifest))
+    print(printable(describe_recovery(pairs, manifest)))
     if path_tuned is not None:
         print(f"Wrote {path_tuned}.")
     if dtype is not None:
@@ -316,7 +318,9 @@ def add_twice_where_tied(pairs: list[Pair], architecture: Architecture) -> None:
     for pair in pairs:
         if architecture.bare(pair.name) in tied:
             pair.times = 2
-            print(f"The base was subtracted twice from {pair.name}, as the original script does; it is added twice.")
+            print(
+                f"The base was subtracted twice from {printable(pair.name)}, as the original script does; it is added twice."
+            )
 
 
 def add_pairs(

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from alpaca.row_files import AppendOnlyFile
-from utils import UserError, atomic_write, jload, os_errors_in_one_line
+from utils import UserError, atomic_write, check_regular, jload, os_errors_in_one_line
 
 MIN_TASKS_TO_FOLD = 64
 READ_AT_ONCE = 2**20  # characters, or bytes
@@ -126,6 +126,7 @@ class TaskFiles:
         for leftover in self.output_dir.glob("regen.json.*.tmp"):  # of a run that was killed; others are not ours
             if leftover.suffixes[-2][1:].isdecimal():
                 leftover.unlink()
+        check_regular(self.regen_path)
         if not self.regen_path.exists():
             return
         with open(self.regen_path, "rb") as f:

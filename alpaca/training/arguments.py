@@ -20,7 +20,7 @@ import torch
 import transformers
 
 from alpaca.training import flags
-from utils import UserError, check_ranges, jload
+from utils import UserError, check_ranges, jload, printable
 
 # ---- Processes ----
 
@@ -28,7 +28,7 @@ from utils import UserError, check_ranges, jload
 def say(text: str) -> None:
     """Print to stderr, on rank 0 alone."""
     if os.environ.get("RANK", "0") == "0":
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text, keep="\n"), file=sys.stderr, flush=True)
 
 
 def fsdp_on_one_gpu() -> dict:

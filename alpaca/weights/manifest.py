@@ -26,7 +26,7 @@ from pathlib import Path
 from alpaca.weights import model_files
 from alpaca.weights.model_files import ITEMSIZE, StoredTensor, bytes_of
 from alpaca.weights.pairs import Architecture, Pair, check_layers, stream
-from utils import UserError, atomic_write
+from utils import UserError, atomic_write, check_regular
 
 MANIFEST = "weight_diff.json"
 VERSION = 1
@@ -141,6 +141,7 @@ class Manifest:
 def read_manifest(path_diff: str) -> Manifest:
     """The manifest of a diff, empty if it has none. Raises UserError unless every bit is as it was written."""
     path = Path(path_diff) / MANIFEST
+    check_regular(path)
     if not path.exists():
         return Manifest()
     content = path.read_bytes()
