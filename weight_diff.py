@@ -89,9 +89,8 @@ def announce(pairs: list[Pair], shards: Shards, target: str | None) -> None:
     size = f"{size_text(model_files.total_bytes(shards))} to {target}" if target else "nothing (no --path_tuned)"
     print(f"{model_files.total_numel(shards):,} parameters in {len(pairs)} tensors; writing {size}.")
     if longer := [pair.name for pair in pairs if pair.base_numel < pair.source.numel]:
-        print(
-            f"The base model has fewer tokens: {printable(' and '.join(longer))} gain rows, each the mean of the base's."
-        )
+        names = printable(" and ".join(longer))
+        print(f"The base model has fewer tokens: {names} gain rows, each the mean of the base's.")
 
 
 def float32_config(content: bytes, is_tied: bool | None) -> bytes:
@@ -318,9 +317,8 @@ def add_twice_where_tied(pairs: list[Pair], architecture: Architecture) -> None:
     for pair in pairs:
         if architecture.bare(pair.name) in tied:
             pair.times = 2
-            print(
-                f"The base was subtracted twice from {printable(pair.name)}, as the original script does; it is added twice."
-            )
+            name = printable(pair.name)
+            print(f"The base was subtracted twice from {name}, as the original script does; it is added twice.")
 
 
 def add_pairs(

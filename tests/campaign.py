@@ -174,6 +174,8 @@ def weights_in(folder: Path) -> list:
     return [hashlib.sha256(path.read_bytes()).hexdigest()] if path.exists() else []
 
 
+TRACE = ["generate_instruction.py", "trace", "--output_dir=out"]
+PLOT = ["plot_diversity.py", "plot", "--data_path=data.json", "--output_path=figure"]
 TRAIN = ["train.py", "--model_name_or_path=base", "--data_path=data.json", "--logging_steps=1", "--report_to=none"]
 TRAIN += ["--per_device_train_batch_size=4", "--learning_rate=1e-3", "--save_strategy=steps", "--save_steps=2"]
 PAIRS = ["--predictions_1=ours.json", "--predictions_2=theirs.json"]
@@ -221,6 +223,7 @@ JOBS = [
     Job("recover", [*RECOVER, "--path_diff=diff"], digest_of("new"), is_atomic=True),
     Job("recover, exact", [*RECOVER, "--path_diff=exact"], digest_of("new"), is_atomic=True),
     Job("train", [*TRAIN, "--max_steps=6", "--output_dir=out", "--resume_from_checkpoint=True"], weights_in),
+    Job("plot_diversity", PLOT, digest_of("figure.svg"), is_killed=False),
     Job(
         "report",
         ["compare.py", "report", "--verdicts_path=earlier.jsonl", "--figure=new.svg"],
@@ -301,6 +304,7 @@ for rater in map(str, range(1000)):
 
 CHAT = ["demo.py", "chat", "--max_new_tokens=3"]
 MODEL_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors")
+DIFF_FILES = ("diff/config.json", "diff/model.safetensors", "diff/weight_diff.json")
 # (command, its arguments, the file that is damaged, whether the command has to find any damage)
 READERS = [
     ("generate", GENERATE.command, "seed_tasks.jsonl", False),
@@ -308,23 +312,23 @@ READERS = [
     ("generate", GENERATE.command, "out/regen.json", False),
     ("generate", GENERATE.command, "out/generation_log.jsonl", False),
     ("read_batch", JOBS[1].command, "answers.jsonl", False),
-    ("trace", ["generate_instruction.py", "trace", "--output_dir=out", "--check=True"], "out/regen.json", True),
-    ("trace", ["generate_instruction.py", "trace", "--output_dir=out", "--check=True"], "out/generation_log.jsonl", True),
-    ("trace", ["generate_instruction.py", "trace", "--output_dir=out", "--task=7"], "out/generation_log.jsonl", False),
+    ("trace", [*TRACE, "--check=True"], "out/regen.json", True),
+    ("trace", [*TRACE, "--check=True"], "out/generation_log.jsonl", True),
+    ("trace", [*TRACE, "--task=7"], "out/generation_log.jsonl", False),
     ("compare generate", JOBS[4].command, "data.json", False),
     ("judge", JUDGE.command, "ours.json", False),
     ("judge", JUDGE.command, "judge.txt", False),
     ("judge", JUDGE.command, "verdicts.jsonl", False),
     ("report", ["compare.py", "report", "--verdicts_path=verdicts.jsonl"], "verdicts.jsonl", False),
-    ("plot_diversity", ["plot_diversity.py", "plot", "--data_path=data.json", "--output_path=p.svg"], "data.json", False),
+    ("plot_diversity", PLOT, "data.json", False),
     ("train", [*TRAIN, "--max_steps=1", "--output_dir=new"], "data.json", False),
     ("train", [*TRAIN, "--data_path=data.parquet", "--max_steps=1", "--output_dir=new"], "data.parquet", False),
     *(("train", [*TRAIN, "--max_steps=1", "--output_dir=new"], f"base/{name}", False) for name in MODEL_FILES),
-    *(("make_diff", DIFF, f"base/{name}", False) for name in ("config.json", "tokenizer.json", "model.safetensors")),
+    *(("make_diff", DIFF, name, False) for name in ("base/tokenizer.json", "base/model.safetensors")),
+    *(("make_diff", DIFF, f"tuned/{name}", False) for name in ("config.json", "tokenizer.json", "model.safetensors")),
     ("make_diff", [*DIFF, "--path_raw=pickled"], "pickled/pytorch_model.bin", False),
     ("recover", [*RECOVER, "--path_diff=diff"], "base/model.safetensors", True),
-    *(("recover", [*RECOVER, "--path_diff=diff"], f"diff/{name}", True) for name in ("config.json", "model.safetensors")),
-    ("recover", [*RECOVER, "--path_diff=diff"], "diff/weight_diff.json", True),
+    *(("recover", [*RECOVER, "--path_diff=diff"], name, True) for name in DIFF_FILES),
     *(("demo chat", [*CHAT, "--model_name_or_path=base"], f"base/{name}", False) for name in MODEL_FILES),
     ("demo chat", [*CHAT, "--model_name_or_path=adapter"], "adapter/adapter_config.json", False),
 ]  # fmt: skip
@@ -339,9 +343,8 @@ def read_hostile_files(table: Table, world: Path, folder: Path, rng, tries_per_k
                 before = (folder / name).read_bytes()
                 state = rng.getstate()
                 hostility.damage(folder / name, kind, rng)
-                if (folder / name).is_file() and not (folder / name).is_symlink():
-                    if (folder / name).read_bytes() == before:
-                        continue
+                if kind not in hostility.NO_FILES and (folder / name).read_bytes() == before:
+                    continue
                 outcome = run_forked(arguments, folder, stdin=b"Say hi.\n", before=impatient, **environment)
                 is_taken = outcome.code == 0 and not is_optional(name, kind)
                 accepted = is_taken and (finds_all or kind in surely)
@@ -351,8 +354,9 @@ def read_hostile_files(table: Table, world: Path, folder: Path, rng, tries_per_k
 
 def is_optional(name: str, kind: str) -> bool:
     """Whether there is nothing wrong with it: a prompt may be any text, and an empty log is that of no run."""
-    texts = ("prompt.txt", "out/generation_log.jsonl") if kind == "empty" else ()
+    texts = ("prompt.txt", "out/generation_log.jsonl", "verdicts.jsonl") if kind == "empty" else ()
     texts += ("prompt.txt",) if kind in ("deep", "digits") else ()
+    texts += ("prompt.txt", "seed_tasks.jsonl") if kind == "a loop of links" else ()  # those that ship are taken then
     return name in texts or name.endswith(("generation_config.json", "tokenizer_config.json"))
 
 

@@ -150,7 +150,9 @@ class TaskFiles:
                     f"{len(self.instructions) - self._num_unfolded}. Put back the regen.json that belongs to it, "
                     "or move the journal away."
                 )
-            if isinstance(row.get("log"), dict):
+            if "log" in row:
+                if not _is_sealed(row["log"]):
+                    raise UserError(f"{place}: its log is not as the run wrote it.")
                 self._unlogged.append(row["log"])
 
     def _read_log(self) -> None:
@@ -161,6 +163,8 @@ class TaskFiles:
             indices, first, kept = line.get("prompt_indices"), line.get("first_task", num_tasks), line.get("kept", 0)
             if not isinstance(indices, list) or not all(isinstance(n, int) for n in (*indices, first, kept)):
                 raise UserError(f"{self._log.path}, line {number}: no prompt_indices. Move the file away to go on.")
+            if not all(isinstance(line.get(name, ""), str) for name in ("custom_id", "line_sha256")):
+                raise UserError(f"{self._log.path}, line {number}: not of a run. Move the file away to go on.")
             last_prompt_index = max([last_prompt_index, *indices])
             if first < num_tasks:  # the log of a run whose regen.json was moved away ends here
                 self.custom_ids.clear()
@@ -238,6 +242,11 @@ def regen_text(position: int, task: dict) -> str:
 def sealed(entry: dict) -> dict:
     """A line of the log with its own hash at the end."""
     return {**entry, "line_sha256": sha256(json.dumps(entry))}
+
+
+def _is_sealed(entry: object) -> bool:
+    """Whether a line of the log, of a run that has just been killed, is as it was written."""
+    return isinstance(entry, dict) and entry == sealed({k: v for k, v in entry.items() if k != "line_sha256"})
 
 
 def sha256(text: str) -> str:

@@ -30,7 +30,7 @@ class Outcome(typing.NamedTuple):
 
     @property
     def is_traceback(self) -> bool:
-        return "Traceback (most recent" in self.printed or (self.code or 0) < 0 and self.code != -signal.SIGKILL
+        return "Traceback (most recent" in self.printed or (self.code or 0) not in (*range(256), -signal.SIGKILL)
 
 
 def run_forked(
@@ -63,7 +63,7 @@ def _become(
         os.setsid()
         for target, source in ((0, given), (1, output), (2, output)):
             os.dup2(source, target)
-        sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w", 1), open(2, "w", 1)
+        sys.stdin, sys.stdout, sys.stderr = (os.fdopen(n, mode, 1) for n, mode in enumerate(("r", "w", "w")))
         os.environ.update(environment)
         os.chdir(folder)
         faulthandler.dump_traceback_later(timeout_sec * 0.9)  # where a hang is

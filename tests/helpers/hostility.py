@@ -180,4 +180,5 @@ def hostile_server(name: str, reply: bytes) -> Iterator[dict[str, str]]:
         yield {"OPENAI_BASE_URL": f"http://me:pass-of-mine@127.0.0.1:{port}/v1?q=query-of-mine", "OPENAI_API_KEY": KEY}
 
 
-SECRETS = (KEY, "pass-of-mine", "query-of-mine", "\x1b")
+# What a command must not print; "\x1b[A" moves its own bars.
+SECRETS = (KEY, "pass-of-mine", "query-of-mine", "\x1b[2J", "\x1b[31m")
