@@ -236,7 +236,8 @@ def build_page(about: str, respond, defaults: Decoding, max_concurrent_generatio
     places = asyncio.Semaphore(max_concurrent_generations)  # here, whichever way a request has come
 
     async def answer(instruction: str, input: str, temperature: float, top_p: float, max_new_tokens: float):
-        if not instruction.strip():
+        instruction, input = (instruction or "").strip(), (input or "").strip()
+        if not instruction:
             raise gr.Error("Please write an instruction first.", print_exception=False)
         # The page limits these too, but what arrives need not come from the page.
         if max(len(instruction), len(input)) > MAX_CHARS:
@@ -245,7 +246,7 @@ def build_page(about: str, respond, defaults: Decoding, max_concurrent_generatio
         try:
             decoding.check()
             yield "", gr.update(interactive=False)
-            async with places, contextlib.aclosing(respond(instruction.strip(), input.strip(), decoding)) as responses:
+            async with places, contextlib.aclosing(respond(instruction, input, decoding)) as responses:
                 async for response, ended in responses:
                     cut = f", cut off after {decoding.max_new_tokens:,} tokens" if ended == "length" else ""
                     # Not the button again: such a piece could arrive after a press of Stop, and lock it for good.

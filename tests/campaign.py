@@ -414,7 +414,9 @@ def campaign(scale: float = 1.0, seed: int = 0) -> Table:
         ask_hostile_servers(table, world, folder, rng, count(40))
         print(f"{time.monotonic() - started:.0f} s: hostile servers", file=sys.stderr)
         read_hostile_files(table, world, folder, rng, count(4))
-        attack_pages(table, world, folder, rng)
+        with openai_server(lambda prompt: "Yes.") as environment:
+            attack_pages(table, ["demo.py", "web", "--model_name=m"], "demo web", fresh(world, folder), **environment)
+        attack_pages(table, ["compare.py", "human", *PAIRS, "--output_path=votes.jsonl"], "human", folder)
     print(f"\n{table.text()}\n\nseed {seed}, {time.monotonic() - started:.0f} s")
     return table
 

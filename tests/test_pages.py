@@ -1,6 +1,7 @@
 """The two web pages as people meet them: Chromium, keyboard and mouse, several at once, kills and restarts."""
 
 import contextlib
+import itertools
 import json
 import os
 import pty
@@ -347,8 +348,8 @@ def test_what_a_server_writes_is_shown_as_text(tmp_path):
         assert model.requests[-1]["body"]["temperature"] == 0.7
 
 
-def visit(address: str, instruction: str, **more) -> list[dict]:
-    """What Gradio's server sends to a page that asks for a response: its messages, in order."""
+def visit(address: str, instruction: str, num_messages: int | None = None, **more) -> list[dict]:
+    """What Gradio's server sends to a page that asks for a response: its messages, in order, or the first of them."""
     with urllib.request.urlopen(f"{address}/config") as reply:
         functions = json.load(reply)["dependencies"]
     index = next(function["id"] for function in functions if len(function["inputs"]) == 5)
@@ -359,7 +360,17 @@ def visit(address: str, instruction: str, **more) -> list[dict]:
     urllib.request.urlopen(request).close()
     query = urllib.parse.urlencode({"session_hash": session})
     with urllib.request.urlopen(f"{address}/gradio_api/queue/data?{query}", timeout=60) as stream:
-        return [json.loads(line[5:]) for line in stream if line.startswith(b"data:")]
+        messages = (json.loads(line[5:]) for line in stream if line.startswith(b"data:"))
+        return list(itertools.islice(messages, num_messages))
+
+
+def status_of(address: str, path: str, data: bytes | None = None, **headers: str) -> int:
+    request = urllib.request.Request(address + path, data, {"Content-Type": "application/json", **headers})
+    try:
+        with urllib.request.urlopen(request, timeout=30) as reply:
+            return reply.status
+    except urllib.error.HTTPError as error:
+        return error.code
 
 
 def test_ten_impatient_visitors_are_answered_a_few_at_a_time():
@@ -369,6 +380,7 @@ def test_ten_impatient_visitors_are_answered_a_few_at_a_time():
         ThreadPoolExecutor(10) as visitors,
     ):
         address = f"http://127.0.0.1:{page.port}"
+        assert status_of(address, "/", Host="evil.example") == 403
         for messages in visitors.map(lambda i: visit(address, f"visitor {i}"), range(10)):
             completed = next(m for m in messages if m["msg"] == "process_completed")
             assert completed["success"]
@@ -382,18 +394,35 @@ def test_ten_impatient_visitors_are_answered_a_few_at_a_time():
         assert len(model.requests) == 10
 
 
+def test_the_response_to_a_visitor_who_has_left_is_broken_off(tmp_path):
+    """The model's server would write for a minute; it is let go as soon as the page's visitor is."""
+    let_go = threading.Event()
+
+    def write_for_a_minute(connection) -> None:
+        is_list = connection.recv(1 << 16).startswith(b"GET")
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n")
+        with connection, contextlib.suppress(OSError):
+            for _ in range(0 if is_list else 600):
+                connection.sendall(b'data: {"choices": [{"index": 0, "delta": {"content": "word "}}]}\n\n')
+                time.sleep(0.1)
+            return
+        let_go.set()
+
+    def accept(listener) -> None:
+        while True:
+            threading.Thread(target=write_for_a_minute, args=(listener.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=accept, args=(listener,), daemon=True).start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+        with served("demo.py", "web", "--model_name", "m", OPENAI_BASE_URL=url) as page:
+            visit(f"http://127.0.0.1:{page.port}", "Say hi.", num_messages=10)
+            assert let_go.wait(20)
+
+
 def test_a_line_that_is_not_utf_8_is_named():
     with pytest.raises(UserError, match=r"standard input, line 2, byte 3: not UTF-8"):
         demo.answer_lines([b"Say hi.\n", b"caf\xe9\n"], lambda instruction, input: None)
-
-
-def status_of(address: str, path: str, data: bytes | None = None, **headers: str) -> int:
-    request = urllib.request.Request(address + path, data, {"Content-Type": "application/json", **headers})
-    try:
-        with urllib.request.urlopen(request, timeout=30) as reply:
-            return reply.status
-    except urllib.error.HTTPError as error:
-        return error.code
 
 
 def test_what_the_page_does_not_use_is_closed_and_other_sites_are_refused():
@@ -405,8 +434,9 @@ def test_what_the_page_does_not_use_is_closed_and_other_sites_are_refused():
         for path in ("run/answer", "api/answer", "call/answer", "upload", "proxy=http://127.0.0.1", "info", "run/0"):
             assert status_of(address, f"/gradio_api/{path}", b"{}") == 404, path
         assert status_of(address, "/monitoring") == 404
-        assert status_of(address, "/", Host="evil.example") == 403
+        assert status_of(address, "/gradio_api/queue/join", b" " * (2 << 20)) == 413
         assert status_of(address, "/gradio_api/queue/join", b"{}", Origin="http://evil.example") == 403
+        assert status_of(address, "/", Host="proxy.example") == 200  # the form that asks for the password
         assert status_of(address, "/gradio_api/queue/join", b"{}", Origin="null") == 403
         assert status_of(address, "/gradio_api/queue/join", b"{}", Origin=address) == 401  # nobody has logged in
         form = {"Content-Type": "application/x-www-form-urlencoded"}

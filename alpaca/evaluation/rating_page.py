@@ -7,6 +7,7 @@ What the browser gets of a pair is its position in the rater's own random order 
 
 import html
 import random
+import re
 import threading
 import typing
 from dataclasses import dataclass
@@ -164,13 +165,13 @@ def build_page(evaluation: BlindEvaluation) -> "gradio.Blocks":
             right: card("Response 2", view.responses[1]),
         }
 
-    def start(name: str) -> dict:
+    def start(name: str | None) -> dict:
         rater = clean(name)
         return show(rater) if rater else {message: "Please enter a name first."}
 
-    def vote(name: str, shown_position: str, verdict: str) -> dict:
+    def vote(name: str | None, shown_position: str | None, verdict: str) -> dict:
         rater = clean(name)
-        if not rater or not (shown_position.isdecimal() or verdict == WITHDRAWN):
+        if not rater or not (re.fullmatch(r"\d{1,9}", shown_position or "") or verdict == WITHDRAWN):
             return {message: "Please reload the page and enter your name again."}
         try:
             if verdict == WITHDRAWN:
@@ -226,8 +227,8 @@ def build_page(evaluation: BlindEvaluation) -> "gradio.Blocks":
     return page
 
 
-def clean(name: str) -> str:
-    return " ".join(printable(name).split())[:MAX_NAME_LENGTH]
+def clean(name: str | None) -> str:
+    return " ".join(printable(name or "").split())[:MAX_NAME_LENGTH]
 
 
 def card(title: str, text: str) -> str:

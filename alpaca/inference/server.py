@@ -104,7 +104,7 @@ class ServerModel:
 
         async with openai_client() as client:  # one of its own, so that this can be asked in any event loop
             try:
-                await client.models.list()
+                await client.models.with_raw_response.list()  # whatever it is: the client would take it for a list
             except openai.APIConnectionError as error:
                 raise_own(error)
                 raise UserError(

@@ -58,14 +58,16 @@ OPEN_FOLDERS = ("/assets/", "/static/", "/svelte/")
 
 
 class SameSiteOnly:
-    """ASGI middleware that lets through what the pages themselves ask for, and answers 403 or 404 to the rest.
+    """ASGI middleware that lets through what the pages themselves ask for, and answers 403, 404 or 413 to the rest.
 
     A page of another site reaches a server on the visitor's machine by a name of its own that resolves to this machine
-    (DNS rebinding: another Host) or by its address (another Origin).
+    (DNS rebinding: another Host) or by its address (another Origin). Where a password is asked for, any name will do,
+    as that of a proxy: the other site has no session.
     """
 
-    def __init__(self, app, host: str):
-        self.app, self.names = app, {"localhost", host.lower(), socket.gethostname().lower()}
+    def __init__(self, app, host: str, has_password: bool):
+        self.app, self.has_password = app, has_password
+        self.names = {"localhost", host.lower(), socket.gethostname().lower()}
 
     async def __call__(self, scope, receive, send) -> None:
         if scope["type"] != "http":
@@ -78,6 +80,8 @@ class SameSiteOnly:
             status = 403
         elif not OPEN_PATHS.fullmatch(path) and not path.startswith(OPEN_FOLDERS):
             status = 404
+        elif b"transfer-encoding" in headers or not re.fullmatch(r"\d{1,6}", headers.get(b"content-length", "0")):
+            status = 413  # browsers say how long a body is, and what is typed into a page is shorter than a megabyte
         else:
             await self.app(scope, receive, send)
             return
@@ -85,11 +89,11 @@ class SameSiteOnly:
         await send({"type": "http.response.body", "body": b""})
 
     def is_own(self, host: str) -> bool:
-        """Whether a Host header names this server: by a name of its own, or by any address."""
+        """Whether a Host header may name this server: by a name of its own, or by any address."""
         name = re.sub(r":\d+$", "", host).strip("[]")
         with contextlib.suppress(ValueError):
             return bool(ipaddress.ip_address(name))
-        return name in self.names
+        return self.has_password or name in self.names
 
 
 def in_url(host: str) -> str:
@@ -153,7 +157,7 @@ def serve(
             quiet=True,
             prevent_thread_lock=True,
             auth=knows_password if password else None,
-            app_kwargs={"middleware": [Middleware(SameSiteOnly, host=host)]},
+            app_kwargs={"middleware": [Middleware(SameSiteOnly, host=host, has_password=bool(password))]},
         )
     except OSError as error:
         raise UserError(f"cannot serve at {host}, port {port} ({error}). Name another --port or --host.") from None

@@ -125,6 +125,7 @@ HEADERS = {
     "a file": b"Location: file:///etc/passwd\r\n",
     "no address": b"Location: http://[::1\r\n",
     "a loop": b"Location: /v1/chat/completions\r\n",
+    "events": b"Content-Type: text/event-stream\r\n",
     "charset": b"Content-Type: application/json; charset=\xff\r\n",
 }
 RAW = {
