@@ -236,13 +236,15 @@ def build_page(about: str, respond, defaults: Decoding, max_concurrent_generatio
     places = asyncio.Semaphore(max_concurrent_generations)  # here, whichever way a request has come
 
     async def answer(instruction: str, input: str, temperature: float, top_p: float, max_new_tokens: float):
-        instruction, input = (instruction or "").strip(), (input or "").strip()
+        # No text at all, or half a surrogate pair, may come from elsewhere than the page.
+        texts = [(text or "").encode("utf-8", "replace").decode().strip() for text in (instruction, input)]
+        instruction, input = texts
         if not instruction:
             raise gr.Error("Please write an instruction first.", print_exception=False)
         # The page limits these too, but what arrives need not come from the page.
         if max(len(instruction), len(input)) > MAX_CHARS:
             raise gr.Error(f"Instruction and input can have {MAX_CHARS:,} characters each.", print_exception=False)
-        decoding = Decoding(min(int(max_new_tokens), defaults.max_new_tokens), temperature, top_p)
+        decoding = Decoding(int(min(defaults.max_new_tokens, max_new_tokens)), temperature, top_p)
         try:
             decoding.check()
             yield "", gr.update(interactive=False)
