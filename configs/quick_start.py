@@ -24,7 +24,7 @@ QUESTIONS = (
     ("Give three tips for someone who wants to sleep better.", ""),
     ("Write a short message that thanks a neighbour for watering the plants.", ""),
     ("Make the sentence more polite.", "Send me the report by noon."),
-    ("What is the difference between a lake and a pond?", ""),
+    ('When should I put a comma in front of "and"?', ""),
     ("Suggest a name for a small bakery by the sea, and say why it fits.", ""),
 )
 COLUMN = 56
