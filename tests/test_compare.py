@@ -18,6 +18,7 @@ from alpaca.evaluation.results import draw, human_table, judge_table, judged_pai
 from alpaca.row_files import AppendOnlyFile
 from compare import judge_prompt, read_verdict
 from data.openai_server import OpenAIServer
+from tests.helpers import forks
 from tests.helpers.commands import ROOT, assert_fails_in_one_line, run_script
 from utils import PROMPT_DICT, UserError
 
@@ -49,6 +50,10 @@ def rows(path):
 def run_and_kill(arguments, environment, path, num_lines):
     """Start a script, kill it once path has num_lines lines, and say how many it had then."""
     process = subprocess.Popen([sys.executable, *map(str, arguments)], cwd=ROOT, env={**os.environ, **environment})
+    return kill_at(process, path, num_lines)
+
+
+def kill_at(process, path, num_lines):
     deadline = time.monotonic() + 120
     while not path.exists() or path.read_bytes().count(b"\n") < num_lines:
         assert process.poll() is None
@@ -473,11 +478,13 @@ def test_a_local_models_responses_go_on_after_a_kill_and_are_those_of_one_run(ti
     flags += ("--max_new_tokens", "60", "--batch_size", "4", "--temperature", "1")
     first = (*flags, "--output_path", tmp_path / "a.json")
     flags += ("--seed", "0")
-    run_and_kill((*first, "--seed", "0"), {"OMP_NUM_THREADS": "1"}, tmp_path / "a.json.partial", 6)
-    assert_fails_in_one_line(run_script(*first, "--seed", "1"), "a.json.partial was made with another seed")
-    assert_fails_in_one_line(run_script(*first, "--seed=0", "--api=chat"), "a.json.partial was made with another api")
+    process = forks.Forks(forks.python(*first, "--seed", "0"))
+    kill_at(process, tmp_path / "a.json.partial", 6)
+    process.close()
+    assert_fails_in_one_line(forks.run(*first, "--seed", "1"), "a.json.partial was made with another seed")
+    assert_fails_in_one_line(forks.run(*first, "--seed=0", "--api=chat"), "a.json.partial was made with another api")
     for name in ("a.json", "b.json"):
-        result = run_script(*flags, "--output_path", tmp_path / name, OMP_NUM_THREADS="1")
+        result = forks.run(*flags, "--output_path", tmp_path / name)
         assert result.returncode == 0, result.stderr
     assert (tmp_path / "a.json").read_text() == (tmp_path / "b.json").read_text()
     assert " were cut off at --max_new_tokens" in result.stdout

@@ -359,9 +359,12 @@ def visit(address: str, instruction: str, num_messages: int | None = None, **mor
     request.add_header("Content-Type", "application/json")
     urllib.request.urlopen(request).close()
     query = urllib.parse.urlencode({"session_hash": session})
-    with urllib.request.urlopen(f"{address}/gradio_api/queue/data?{query}", timeout=60) as stream:
-        messages = (json.loads(line[5:]) for line in stream if line.startswith(b"data:"))
-        return list(itertools.islice(messages, num_messages))
+    for _ in range(3):  # as a browser does where a busy server drops the connection
+        with contextlib.suppress(ConnectionResetError):
+            with urllib.request.urlopen(f"{address}/gradio_api/queue/data?{query}", timeout=60) as stream:
+                messages = (json.loads(line[5:]) for line in stream if line.startswith(b"data:"))
+                return list(itertools.islice(messages, num_messages))
+    raise ConnectionResetError
 
 
 def status_of(address: str, path: str, data: bytes | None = None, **headers: str) -> int:

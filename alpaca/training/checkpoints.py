@@ -159,7 +159,9 @@ def on_any_rank(flag: bool | torch.Tensor, device: torch.device) -> bool:
 
 
 # What safetensors and torch.save say, in exceptions of their own, of a full disk and of a limit on file sizes.
-DISK_IS_FULL = re.compile(r"os error (28|122|27)\b|No space left|quota exceeded|File too large|PytorchStreamWriter|inline_container")
+DISK_IS_FULL = re.compile(
+    r"os error (28|122|27)\b|No space left|quota exceeded|File too large|PytorchStreamWriter|inline_container"
+)
 
 
 @contextlib.contextmanager

@@ -1,133 +1,148 @@
-"""Scripts in forks of this process, which has loaded the libraries: a try takes a tenth of a second instead of five."""
+"""`python <arguments>` as a fork of a process that has imported torch and transformers, which takes a script seconds.
 
-# Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
+The script itself runs from its first line, as __main__, in a process group of its own; libraries alone are there before
+it. What is about the start itself (torchrun, a missing library, import times) is tested with `subprocess`.
+"""
 
-import contextlib
-import faulthandler
+import atexit
+import multiprocessing
 import os
-import resource
 import runpy
 import signal
+import socket
+import subprocess
 import sys
-import tempfile
-import time
-import traceback
+import threading
 import typing
-from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from data.openai_server import OpenAIServer
 from utils import ROOT
 
-MAX_MEMORY_BYTES = 12 << 30  # of addresses: what a hostile file asks for must not end the machine
+PRELOADED = ("transformers.trainer", "accelerate", "torch.distributed.fsdp", "datasets", "openai", "peft")
+# Read when a library is imported, so that they hold for all forks.
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+_context = multiprocessing.get_context("forkserver")
 
 
-class Outcome(typing.NamedTuple):
-    """How a script ended: code is None where it did not in time, and -9 where it was killed."""
+class Command(typing.NamedTuple):
+    """What each process gets: a script, or -m and a module, with what follows; and variables of its own."""
 
-    code: int | None
-    printed: str  # stdout and stderr
+    arguments: list[str]
+    environments: list[dict[str, str]]
+
+
+def python(*arguments) -> Command:
+    """`python <arguments>`"""
+    return Command([str(argument) for argument in arguments], [{}])
+
+
+def ranks(*arguments, num_processes: int = 2) -> Command:
+    """What `torchrun --nproc_per_node=2 <arguments>` starts."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    world = {"WORLD_SIZE": num_processes, "LOCAL_WORLD_SIZE": num_processes}
+    world |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    environments = [{**world, "RANK": i, "LOCAL_RANK": i} for i in range(num_processes)]
+    return Command(
+        python(*arguments).arguments, [{name: str(value) for name, value in e.items()} for e in environments]
+    )
+
+
+class Forks:
+    """The processes of one command, with as much of subprocess.Popen's interface as tests need."""
+
+    def __init__(self, command: Command, cwd: Path = ROOT):
+        before = {name: os.environ.get(name) for name in ENVIRONMENT}
+        os.environ.update(ENVIRONMENT)
+        try:
+            _context.set_forkserver_preload(list(PRELOADED))  # the first of all forks starts the server
+            pipes = [_context.Pipe(duplex=False) for _ in range(2)]
+            writers = [writer for _, writer in pipes]
+            self._processes = [
+                _context.Process(
+                    target=_run, args=(command.arguments, str(cwd), {**os.environ, **environment}, *writers)
+                )
+                for environment in command.environments
+            ]
+            for process in self._processes:
+                process.start()
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name) if value is None else os.environ.update({name: value})
+        for writer in writers:
+            writer.close()
+        self.stdout, self.stderr = (
+            os.fdopen(os.dup(reader.fileno()), encoding="utf-8", errors="replace") for reader, _ in pipes
+        )
 
     @property
-    def is_traceback(self) -> bool:
-        return "Traceback (most recent" in self.printed or (self.code or 0) not in (*range(256), -signal.SIGKILL)
+    def returncode(self) -> int | None:
+        codes = [process.exitcode for process in self._processes]
+        return None if None in codes else next((code for code in codes if code), 0)
 
+    def poll(self) -> int | None:
+        return self.returncode
 
-def run_forked(
-    command: list,
-    folder: Path,
-    kill_after_sec: float | None = None,
-    max_file_bytes: int | None = None,
-    stdin: bytes = b"",
-    before: Callable[[], None] = lambda: None,
-    timeout_sec: float = 60,
-    **environment: str,
-) -> Outcome:
-    """Run `python <command>` in folder. before() is called in the fork, before the script."""
-    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as given:
-        given.write(stdin)
-        given.seek(0)
-        pid = os.fork()
-        if pid == 0:
-            _become(command, folder, output.fileno(), given.fileno(), max_file_bytes, before, environment, timeout_sec)
-        code = _wait(pid, kill_after_sec, timeout_sec)
-        output.seek(0)
-        return Outcome(code, output.read().decode("utf-8", "replace"))
+    def send_signal(self, number: int) -> None:
+        for process in self._processes:
+            if process.exitcode is None:
+                os.kill(process.pid, number)
 
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
 
-def _become(
-    command, folder, output: int, given: int, max_file_bytes, before, environment, timeout_sec
-) -> typing.NoReturn:
-    code = 1
-    try:
-        os.setsid()
-        for target, source in ((0, given), (1, output), (2, output)):
-            os.dup2(source, target)
-        sys.stdin, sys.stdout, sys.stderr = (os.fdopen(n, mode, 1) for n, mode in enumerate(("r", "w", "w")))
-        os.environ.update(environment)
-        os.chdir(folder)
-        faulthandler.dump_traceback_later(timeout_sec * 0.9)  # where a hang is
-        resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
-        if max_file_bytes is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, max_file_bytes))
-        before()
-        sys.argv = list(map(str, command))
-        runpy.run_path(str(ROOT / command[0]), run_name="__main__")
-        code = 0
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else int(end.code is not None)
-        if isinstance(end.code, str):
-            print(end.code, file=sys.stderr)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        with contextlib.suppress(OSError, ValueError):
-            sys.stdout.flush()
-        os._exit(code)
+    def wait(self, timeout: float | None = None) -> int:
+        for process in self._processes:
+            process.join(timeout)
+        if self.returncode is None:
+            raise subprocess.TimeoutExpired("python", timeout)
+        return self.returncode
 
-
-def _wait(pid: int, kill_after_sec: float | None, timeout_sec: float) -> int | None:
-    end = time.monotonic() + (timeout_sec if kill_after_sec is None else kill_after_sec)
-    while time.monotonic() < end:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.002)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    return -signal.SIGKILL if kill_after_sec is not None else None
-
-
-@contextlib.contextmanager
-def forked(serve: Callable[[int], None]) -> Iterator[int]:
-    """A process of its own that runs serve(descriptor) until the block ends; what it writes there first, a port, is
-    yielded."""
-    reads, writes = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.close(reads)
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """All that they print, and their end; killed where that takes too long."""
+        timer = threading.Timer(timeout or threading.TIMEOUT_MAX, self.kill)
+        timer.start()
         try:
-            serve(writes)
+            with ThreadPoolExecutor(2) as pool:
+                stdout, stderr = pool.map(lambda stream: stream.read(), (self.stdout, self.stderr))
+            self.wait()
         finally:
-            os._exit(0)
-    os.close(writes)
+            timer.cancel()
+            self.close()
+        return stdout, stderr
+
+    def close(self) -> None:
+        self.kill()
+        self.wait()
+        self.stdout.close()
+        self.stderr.close()
+
+
+def run(*arguments, cwd: Path = ROOT, timeout: float = 300) -> subprocess.CompletedProcess:
+    """Run `python <arguments>` to its end and return what it printed."""
+    process = Forks(python(*arguments), cwd)
+    stdout, stderr = process.communicate(timeout)
+    return subprocess.CompletedProcess(arguments, process.returncode, stdout, stderr)
+
+
+def _run(arguments: list[str], cwd: str, environment: dict, stdout, stderr) -> None:
+    os.setsid()
+    os.dup2(stdout.fileno(), 1)
+    os.dup2(stderr.fileno(), 2)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(cwd)
     try:
-        yield int(os.read(reads, 100))
+        if arguments[0] == "-m":
+            sys.argv = arguments[1:]
+            sys.path[0] = cwd
+            runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+        else:
+            script = Path(cwd, arguments[0])
+            sys.argv = [arguments[0], *arguments[1:]]
+            sys.path[0] = str(script.parent)
+            runpy.run_path(str(script), run_name="__main__")
     finally:
-        os.close(reads)
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-
-
-@contextlib.contextmanager
-def openai_server(answer: Callable, **options) -> Iterator[dict[str, str]]:
-    """The environment that leads to an OpenAIServer in a process of its own."""
-
-    def serve(descriptor: int) -> None:
-        with OpenAIServer(answer, **options) as server:
-            os.write(descriptor, server.url.rpartition(":")[2].removesuffix("/v1").encode())
-            signal.pause()
-
-    with forked(serve) as port:
-        yield {"OPENAI_BASE_URL": f"http://127.0.0.1:{port}/v1", "OPENAI_API_KEY": ""}
+        atexit._run_exitfuncs()  # multiprocessing ends its processes without them

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.helpers.forks import forked
+from tests.helpers.trials import forked
 
 ODD_VALUES = [None, True, -1, 0, 5, 1e300, 10**400, "", "x" * 10**5, "\ud800", "\x1b[2J", [], [[]], {}, {"a": 1}]
 ODD_VALUES += [float("nan"), float("-inf"), 2**63, [5], [None], "../../etc/passwd", "/dev/zero"]
