@@ -284,10 +284,11 @@ def test_a_port_in_use_is_said_in_one_line_before_a_model_is_loaded(predictions,
         assert_fails_in_one_line(result, f"port {port}", "Name another --port")
 
 
-def response_in(driver) -> str:
+def response_in(driver, number: int = 1) -> str:
+    """The response as it was written; it is there beneath the rendered one, too."""
     from selenium.webdriver.common.by import By
 
-    return driver.find_element(By.CSS_SELECTOR, "#response textarea").get_attribute("value")
+    return driver.find_elements(By.CSS_SELECTOR, f"#response-{number} .text")[-1].get_attribute("textContent")
 
 
 # The tiny model's likeliest tokens never end a response; drawn ones may end it before it can be stopped.
@@ -321,26 +322,80 @@ def test_a_visitor_of_the_demo_gets_stops_and_repeats_a_response(slow_llama, tmp
         stopped_at = response_in(driver)
         time.sleep(0.5)
         assert response_in(driver) == stopped_at
-        element(driver, "#run").click()  # the place is free again
+        driver.execute_script("document.querySelector('#instruction textarea').value = 'Something else.'")
+        element(driver, "#again").click()  # the place is free again, and the last instruction is asked once more
         wait_for(lambda: response_in(driver) not in ("", stopped_at))
+        assert "Each instruction is answered by itself" in text_of(driver)
+        asked = element(driver, "#earlier summary")  # what was stopped is kept as far as it had come
+        assert "Turn the sentence into a question." in asked.text
+        driver.execute_script("arguments[0].parentElement.open = true", asked)
+        kept = [e.get_attribute("textContent") for e in driver.find_elements(By.CSS_SELECTOR, "#earlier .text")]
+        assert kept[0] == "Turn the sentence into a question.\n\nThe train to Lisbon leaves at nine."
+        assert kept[-1].strip() == stopped_at.strip()
+        element(driver, "#stop").click()
         assert requested_elsewhere(driver) == []
+        driver.refresh()  # another visit
+        wait_for(lambda: "Shift+Enter" in text_of(driver))
+        assert "Earlier in this visit" not in text_of(driver)
     assert "Traceback" not in server.complained
 
 
-def test_what_a_server_writes_is_shown_as_text(tmp_path):
+MARKDOWN = f"""# Steps
+
+1. **First**, {HOSTILE}
+2. ![remote](http://127.0.0.2/x.png) [link](javascript:alert(1)) <script>document.title = 'broken'</script>
+
+```python
+def __init__(self):
+    return "<script>document.title = 'broken'</script>"
+```"""
+RUNS = "return document.querySelectorAll(arguments[0]).length"
+
+
+def assert_only_shown(driver, selector: str) -> None:
+    """The MARKDOWN beneath selector has its headings, lists and code, and nothing of it has become anything else."""
+
+    def count(kinds: str) -> int:
+        return driver.execute_script(RUNS, ", ".join(f"{selector} {kind}" for kind in kinds.split()))
+
+    assert [count(kind) for kind in ("h1", "ol li", "strong", "pre code")] == [1, 2, 1, 1]
+    assert count("img script a iframe form b:not(.card>b) [onerror] [style] [href] [src]") == 0
+    shown = element(driver, f"{selector} .markdown").text
+    assert HOSTILE in shown
+    assert "![remote](http://127.0.0.2/x.png) [link](javascript:alert(1)) <script>" in shown
+    assert 'def __init__(self):\n    return "<script>' in shown
+
+
+def test_two_models_answer_side_by_side_and_what_they_write_is_shown_and_never_run(tiny_llama, tmp_path):
+    from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
 
+    def top(number: int) -> float:
+        return driver.execute_script(BOX, driver.find_element(By.CSS_SELECTOR, f"#response-{number}"))["top"]
+
+    flags = ("--model_name", "m", "--other_model_name_or_path", tiny_llama, "--max_new_tokens", "8")
     with (
-        OpenAIServer(lambda prompt: f"{prompt} -> {HOSTILE}") as model,
-        served("demo.py", "web", "--model_name", "m", **model.environment) as server,
+        OpenAIServer(lambda prompt: f"{prompt}: {HOSTILE}" if prompt == "Say hi." else MARKDOWN) as model,
+        served("demo.py", "web", *flags, **model.environment) as server,
         browser(tmp_path / "profile") as driver,
     ):
         driver.get(f"http://127.0.0.1:{server.port}")
-        element(driver, "#instruction textarea").send_keys("Say hi." + Keys.SHIFT + Keys.ENTER)
-        wait_for(lambda: response_in(driver) == f"Say hi. -> {HOSTILE}")
-        wait_for(lambda: element(driver, "#run").is_enabled())
-        assert "cut off" not in text_of(driver)
+        box = element(driver, "#instruction textarea")
+        for instruction in ("Say hi.", "List the steps."):
+            box.send_keys(Keys.CONTROL + "a", instruction + Keys.SHIFT + Keys.ENTER)
+            expected = f"Say hi.: {HOSTILE}" if instruction == "Say hi." else MARKDOWN
+            wait_for(lambda expected=expected: response_in(driver) == expected)
+            wait_for(lambda: element(driver, "#run").is_enabled())
+            assert "Response of model 2" in text_of(driver)
+        assert_only_shown(driver, "#response-1")
+        assert top(1) == top(2)
+        assert low_contrast(driver) == []
+        assert_fits(driver, 390)
+        assert top(1) < top(2)
+        assert f"Model 2: {tiny_llama}, asked with the Alpaca prompt" in text_of(driver)
         assert driver.title == "Alpaca"
+        assert requested_elsewhere(driver) == []
+        assert model.requests[-1]["body"]["messages"] == [{"role": "user", "content": "List the steps."}]  # no memory
         assert model.requests[-1]["body"]["temperature"] == 0.7
 
 
@@ -348,9 +403,9 @@ def visit(address: str, instruction: str, **more) -> list[dict]:
     """What Gradio's server sends to a page that asks for a response: its messages, in order."""
     with urllib.request.urlopen(f"{address}/config") as reply:
         functions = json.load(reply)["dependencies"]
-    index = next(function["id"] for function in functions if len(function["inputs"]) == 5)
+    index = next(function["id"] for function in functions if len(function["inputs"]) == 6)
     session = f"session {instruction}"
-    body = {"data": [instruction, "", 0.7, 0.9, 64], "fn_index": index, "session_hash": session, **more}
+    body = {"data": [instruction, "", 0.7, 0.9, 64, None], "fn_index": index, "session_hash": session, **more}
     request = urllib.request.Request(f"{address}/gradio_api/queue/join", json.dumps(body).encode())
     request.add_header("Content-Type", "application/json")
     urllib.request.urlopen(request).close()
