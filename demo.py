@@ -43,7 +43,8 @@ MAX_CHARS = 4000  # of instruction and input each, on the web page
 MAX_WAITING = 32  # further requests are turned away
 MAX_EARLIER = 50  # instructions of a visit that the page keeps
 CSS = """
-#earlier > b, .earlier summary { display: block; margin: 8px 0; }
+.earlier { margin: 8px 0; }
+.earlier summary { cursor: pointer; }
 .buttons { gap: 8px !important; flex-wrap: wrap !important; }
 .buttons button { flex: 1 1 120px !important; }
 """
@@ -285,6 +286,24 @@ def show_earlier(visit: list[Answered]) -> str:
     return f"<b>Earlier in this visit</b>{''.join(folded)}" if folded else ""
 
 
+def check_asked(instruction: str, input: str, decoding: Decoding) -> None:
+    """Raise UserError for what cannot be answered. The page limits it too, but what arrives need not come from it."""
+    if not instruction:
+        raise UserError("Please write an instruction first.")
+    if max(len(instruction), len(input)) > MAX_CHARS:
+        raise UserError(f"Instruction and input can have {MAX_CHARS:,} characters each.")
+    decoding.check()
+
+
+async def grow(answered: Answered, models: list[tuple], decoding: Decoding):
+    """Fill in an instruction's responses as they are written; a turn whenever one has grown."""
+    streams = [respond(answered.instruction, answered.input, decoding) for _, respond in models]
+    async with contextlib.aclosing(in_turns(streams)) as turns:
+        async for responses in turns:
+            answered.cards = response_cards(responses, decoding.max_new_tokens)
+            yield
+
+
 def build_page(models: list[tuple], defaults: Decoding, max_concurrent_generations: int):
     """The page: instruction, input, the responses of one or two models as they are written, how they are decoded, and
     what was asked before. models: what responder() returns for each."""
@@ -292,43 +311,25 @@ def build_page(models: list[tuple], defaults: Decoding, max_concurrent_generatio
 
     gr = import_gradio()
     places = asyncio.Semaphore(max_concurrent_generations)  # here, whichever way a request has come
-    locked, unlocked = [gr.update(interactive=False)] * 2, [gr.update(interactive=True)] * 2
 
-    async def answer(
-        instruction: str,
-        input: str,
-        temperature: float,
-        top_p: float,
-        max_new_tokens: float,
-        visit: list[Answered],
-        event: gr.EventData,
-    ):
+    async def answer(instruction, input, temperature, top_p, max_new_tokens, visit, event: gr.EventData):
         if event.target is again and visit:
             instruction, input = visit[-1].instruction, visit[-1].input
-        instruction, input = instruction.strip(), input.strip()
-        # The page limits these too, but what arrives need not come from the page.
-        if not instruction:
-            raise gr.Error("Please write an instruction first.", print_exception=False)
-        if max(len(instruction), len(input)) > MAX_CHARS:
-            raise gr.Error(f"Instruction and input can have {MAX_CHARS:,} characters each.", print_exception=False)
+        answered = Answered(instruction.strip(), input.strip(), response_cards([("", "")] * len(models), 0))
         decoding = Decoding(min(int(max_new_tokens), defaults.max_new_tokens), temperature, top_p)
         try:
-            decoding.check()
+            check_asked(answered.instruction, answered.input, decoding)
         except UserError as error:
             raise gr.Error(html.escape(str(error)), print_exception=False) from None
-        earlier = show_earlier(visit)
-        # In place, so that a response that is stopped is kept as well, as far as it has come.
-        visit.append(Answered(instruction, input, response_cards([("", "")] * len(models), 0)))
+        yield [*answered.cards, show_earlier(visit), *[gr.update(interactive=False)] * 2]
+        # Before it is complete, so that a response that is stopped is kept as far as it has come.
+        visit.append(answered)
         del visit[:-MAX_EARLIER]
-        yield [*visit[-1].cards, earlier, *locked]
-        async with places:
-            streams = [respond(instruction, input, decoding) for _, respond in models]
-            async with contextlib.aclosing(in_turns(streams)) as turns:
-                async for responses in turns:
-                    visit[-1].cards = response_cards(responses, decoding.max_new_tokens)
-                    # Not the buttons again: such a piece could arrive after a press of Stop, and lock them for good.
-                    yield [*visit[-1].cards, *[gr.skip()] * 3]
-        yield [*visit[-1].cards, gr.skip(), *unlocked]
+        async with places, contextlib.aclosing(grow(answered, models, decoding)) as turns:
+            async for _ in turns:
+                # Not the buttons again: such a piece could arrive after a press of Stop, and lock them for good.
+                yield [*answered.cards, *[gr.skip()] * 3]
+        yield [*answered.cards, gr.skip(), *[gr.update(interactive=True)] * 2]
 
     with gr.Blocks(title="Alpaca", analytics_enabled=False) as page:
         gr.Markdown("# Talk to an instruction-following model")
@@ -371,7 +372,7 @@ def build_page(models: list[tuple], defaults: Decoding, max_concurrent_generatio
         visit = gr.State([])
         page.queue(max_size=MAX_WAITING, default_concurrency_limit=max_concurrent_generations)
         options = {"api_visibility": "private", "concurrency_id": "responses", "show_progress": "minimal"}
-        options["concurrency_limit"] = max_concurrent_generations
+        options |= {"concurrency_limit": max_concurrent_generations, "show_progress_on": responses}
         triggers = [run.click, again.click, instruction.submit, input.submit]
         outputs = [*responses, earlier, run, again]
         # One event for all, so that none is taken while a response is written.

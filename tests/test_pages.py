@@ -288,7 +288,8 @@ def response_in(driver, number: int = 1) -> str:
     """The response as it was written; it is there beneath the rendered one, too."""
     from selenium.webdriver.common.by import By
 
-    return driver.find_elements(By.CSS_SELECTOR, f"#response-{number} .text")[-1].get_attribute("textContent")
+    texts = driver.find_elements(By.CSS_SELECTOR, f"#response-{number} .text")
+    return texts[-1].get_attribute("textContent") if texts else ""
 
 
 # The tiny model's likeliest tokens never end a response; drawn ones may end it before it can be stopped.
@@ -382,7 +383,8 @@ def test_two_models_answer_side_by_side_and_what_they_write_is_shown_and_never_r
         driver.get(f"http://127.0.0.1:{server.port}")
         box = element(driver, "#instruction textarea")
         for instruction in ("Say hi.", "List the steps."):
-            box.send_keys(Keys.CONTROL + "a", instruction + Keys.SHIFT + Keys.ENTER)
+            box.send_keys(Keys.CONTROL + "a")
+            box.send_keys(instruction + Keys.SHIFT + Keys.ENTER)
             expected = f"Say hi.: {HOSTILE}" if instruction == "Say hi." else MARKDOWN
             wait_for(lambda expected=expected: response_in(driver) == expected)
             wait_for(lambda: element(driver, "#run").is_enabled())

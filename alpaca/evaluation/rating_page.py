@@ -32,7 +32,6 @@ BUTTONS = {
 PAUSE_MS = 500  # after a pair shows, in which no press counts: it was meant for the one before
 CSS = """
 #task, #left, #right, #task *, #left *, #right * { min-width: 0; }
-#task .html-container, #left .html-container, #right .html-container { padding: 0 !important; }
 /* Always in reach, however long the responses are. */
 .votes { position: fixed; bottom: 0; left: 0; right: 0; z-index: 5; max-width: 1036px; margin: 0 auto;
          padding: 8px 14px; gap: 8px !important; flex-wrap: nowrap !important; box-sizing: border-box;

@@ -24,6 +24,7 @@ CSS = """
                     padding: 0 !important; box-sizing: border-box; }
 .gradio-container .main { padding: 0 !important; }
 .gradio-container main { padding: 12px 14px !important; box-sizing: border-box; }
+.gradio-container .html-container { padding: 0 !important; }
 footer { display: none !important; }
 .notice { font-size: 0.9em; line-height: 1.45; }
 .card { border: 1px solid var(--border-color-primary); border-radius: 8px; padding: 10px 14px; margin-bottom: 10px;
@@ -39,7 +40,8 @@ footer { display: none !important; }
 .markdown pre, .markdown code { background: var(--background-fill-primary); font-size: 0.95em; }
 .markdown pre { border: 1px solid var(--border-color-primary); border-radius: 6px; padding: 8px 10px; }
 .markdown pre code { border: 0; padding: 0; white-space: inherit; }
-.markdown table { display: block; overflow-x: auto; }
+.markdown table { display: block; overflow-x: auto; border: 0 !important; padding: 0 !important; }
+.markdown th, .markdown td { border: 1px solid var(--border-color-primary) !important; padding: 4px 8px !important; }
 .card summary { cursor: pointer; font-size: 0.9em; margin-top: 8px; }
 .gradio-container [class*="info"], .gradio-container ::placeholder { color: var(--body-text-color-subdued) !important; }
 h1 { font-size: 1.5em !important; margin: 0.2em 0 !important; }
