@@ -27,6 +27,16 @@ from tests.helpers.browser import Recorder, browser, free_port, low_contrast, re
 from tests.helpers.commands import ROOT, assert_fails_in_one_line, run_script
 
 HOSTILE = "<img src=x onerror=\"document.title='broken'\"> ${1+1} {{value}} <b>bold</b> & more"
+MARKDOWN = f"""# Steps
+
+1. **First**, {HOSTILE}
+2. ![remote](http://127.0.0.2/x.png) [link](javascript:alert(1)) <script>document.title = 'broken'</script>
+
+```python
+def __init__(self):
+    return "<script>document.title = 'broken'</script>"
+```"""
+COUNT = "return document.querySelectorAll(arguments[0]).length"
 NAMES = ("secret-model-alpha", "secret-model-beta")
 NUM_PAIRS = 4
 # Votes on pair 1, once more while the vote is under way, and once more as soon as pair 2 shows.
@@ -47,10 +57,10 @@ BOX = "return arguments[0].getBoundingClientRect().toJSON()"
 @pytest.fixture
 def predictions(tmp_path):
     paths = []
-    for name, mark in zip(NAMES, ("ALPHA", "BETA"), strict=True):
+    for name, mark, more in zip(NAMES, ("ALPHA", "BETA"), ("", f"\n\n{MARKDOWN}"), strict=True):
         path = tmp_path / f"{name}.json"
         entries = [
-            {"instruction": f"Task {i}", "input": "with input" if i else "", "output": f"{mark} {i} {HOSTILE}"}
+            {"instruction": f"Task {i}", "input": "with input" if i else "", "output": f"{mark} {i} {HOSTILE}{more}"}
             for i in range(NUM_PAIRS)
         ]
         path.write_text(json.dumps([{**entry, "generator": name} for entry in entries]))
@@ -124,6 +134,20 @@ def assert_fits(driver, width: int) -> None:
     wait_for(lambda: driver.execute_script("return document.documentElement.scrollWidth") == width)
 
 
+def assert_only_shown(driver, selector: str) -> None:
+    """The MARKDOWN beneath selector has its headings, lists and code, and nothing of it has become anything else."""
+
+    def count(*kinds: str) -> int:
+        return driver.execute_script(COUNT, ", ".join(f"{selector} .markdown {kind}" for kind in kinds))
+
+    assert [count(kind) for kind in ("h1", "ol li", "strong", "pre code")] == [1, 2, 1, 1]
+    assert count("img", "script", "a", "iframe", "b", "[onerror]", "[style]", "[href]", "[src]") == 0
+    shown = element(driver, f"{selector} .markdown").text
+    assert HOSTILE in shown
+    assert "![remote](http://127.0.0.2/x.png) [link](javascript:alert(1)) <script>" in shown
+    assert 'def __init__(self):\n    return "<script>' in shown
+
+
 def test_a_rater_goes_all_the_way_and_learns_nothing_of_the_models(predictions, tmp_path):
     from selenium.webdriver.common.keys import Keys
 
@@ -140,7 +164,8 @@ def test_a_rater_goes_all_the_way_and_learns_nothing_of_the_models(predictions, 
         ]
         for number, act in enumerate(actions, start=1):
             wait_for(lambda number=number: f"Pair {number} of 4" in text_of(driver))
-            assert HOSTILE in text_of(driver)  # as text, character for character
+            assert text_of(driver).count(HOSTILE) == 3  # as text, character for character
+            assert_only_shown(driver, ".responses")
             for width in (390, 1280):
                 assert_fits(driver, width)
             assert len(votes_in(votes)) == number - 1
@@ -232,7 +257,7 @@ def assert_easy_to_read(driver) -> None:
 
     assert low_contrast(driver) == []
     assert_fits(driver, 390)
-    assert box("#left .text")["width"] >= 340
+    assert box("#left .card > div")["width"] >= 340
     assert box(".votes")["height"] <= 75
     driver.execute_script("window.scrollTo(0, document.body.scrollHeight)")
     wait_for(lambda: box(".notice")["bottom"] <= box(".votes")["top"])
@@ -339,32 +364,6 @@ def test_a_visitor_of_the_demo_gets_stops_and_repeats_a_response(slow_llama, tmp
         wait_for(lambda: "Shift+Enter" in text_of(driver))
         assert "Earlier in this visit" not in text_of(driver)
     assert "Traceback" not in server.complained
-
-
-MARKDOWN = f"""# Steps
-
-1. **First**, {HOSTILE}
-2. ![remote](http://127.0.0.2/x.png) [link](javascript:alert(1)) <script>document.title = 'broken'</script>
-
-```python
-def __init__(self):
-    return "<script>document.title = 'broken'</script>"
-```"""
-RUNS = "return document.querySelectorAll(arguments[0]).length"
-
-
-def assert_only_shown(driver, selector: str) -> None:
-    """The MARKDOWN beneath selector has its headings, lists and code, and nothing of it has become anything else."""
-
-    def count(kinds: str) -> int:
-        return driver.execute_script(RUNS, ", ".join(f"{selector} {kind}" for kind in kinds.split()))
-
-    assert [count(kind) for kind in ("h1", "ol li", "strong", "pre code")] == [1, 2, 1, 1]
-    assert count("img script a iframe form b:not(.card>b) [onerror] [style] [href] [src]") == 0
-    shown = element(driver, f"{selector} .markdown").text
-    assert HOSTILE in shown
-    assert "![remote](http://127.0.0.2/x.png) [link](javascript:alert(1)) <script>" in shown
-    assert 'def __init__(self):\n    return "<script>' in shown
 
 
 def test_two_models_answer_side_by_side_and_what_they_write_is_shown_and_never_run(tiny_llama, tmp_path):
