@@ -7,7 +7,9 @@ of other sites, and the loopback interface unless another one is named.
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
 import contextlib
+import functools
 import hmac
+import html
 import ipaddress
 import os
 import re
@@ -19,18 +21,37 @@ from utils import UserError, check_ranges
 
 if typing.TYPE_CHECKING:
     import gradio
+    import markdown_it
 
 CSS = """
 .gradio-container { width: 100% !important; max-width: 1100px !important; margin: 0 auto !important;
                     padding: 0 !important; box-sizing: border-box; }
 .gradio-container .main { padding: 0 !important; }
 .gradio-container main { padding: 12px 14px !important; box-sizing: border-box; }
+.gradio-container .html-container { padding: 0 !important; }
 footer { display: none !important; }
 .notice { font-size: 0.9em; line-height: 1.45; }
-.text { white-space: pre-wrap; overflow-wrap: anywhere; line-height: 1.5; }
+.card { border: 1px solid var(--border-color-primary); border-radius: 8px; padding: 10px 14px; margin-bottom: 10px;
+        background: var(--background-fill-secondary); box-sizing: border-box; }
+.card > b { display: block; margin-bottom: 4px; }
+.responses { gap: 12px !important; align-items: stretch !important; }
+.responses > * { flex: 1 1 300px !important; min-width: min(300px, 100%) !important; }
+.responses > * > *, .responses .html-container, .responses .prose, .responses .card { height: 100%; }
+.text, .markdown { overflow-wrap: anywhere; line-height: 1.5; }
+.text, .markdown pre { white-space: pre-wrap; }
+.markdown > :first-child { margin-top: 0 !important; }
+.markdown h1, .markdown h2, .markdown h3 { font-size: 1.15em !important; margin: 0.8em 0 0.3em !important; }
+.markdown pre, .markdown code { background: var(--background-fill-primary); font-size: 0.95em; }
+.markdown pre { border: 1px solid var(--border-color-primary); border-radius: 6px; padding: 8px 10px; }
+.markdown pre code { border: 0; padding: 0; white-space: inherit; }
+.markdown table { display: block; overflow-x: auto; border: 0 !important; padding: 0 !important; }
+.markdown th, .markdown td { border: 1px solid var(--border-color-primary) !important; padding: 4px 8px !important; }
+.card summary { cursor: pointer; font-size: 0.9em; margin-top: 8px; }
 .gradio-container [class*="info"], .gradio-container ::placeholder { color: var(--body-text-color-subdued) !important; }
 h1 { font-size: 1.5em !important; margin: 0.2em 0 !important; }
 """
+NEW_LINE = re.compile(r"\n( *)")
+MAX_MARKDOWN_CHARS = 20_000  # longer texts stay as they are: parsing some takes time quadratic in their length
 # Texts on their backgrounds have a contrast of at least 4.5, as WCAG 2 asks; Gradio's own colours have not.
 READABLE = {
     f"{name}{scheme}": color
@@ -126,6 +147,59 @@ def import_gradio():
     import gradio
 
     return gradio
+
+
+@functools.cache
+def markdown_parser() -> "markdown_it.MarkdownIt":
+    """A parser of Markdown in which HTML, links and images are text: what it makes loads nothing and leads nowhere.
+    Models write code and formulas without marking them: escapes, entities and underscores are text as well, and the
+    lines of a paragraph keep their spaces."""
+    import markdown_it
+    from markdown_it.rules_inline import emphasis
+
+    def stars(state, silent: bool) -> bool:
+        return state.src[state.pos] == "*" and emphasis.tokenize(state, silent)
+
+    def new_line(state, silent: bool) -> bool:
+        found = NEW_LINE.match(state.src, state.pos)
+        if found and not silent:
+            state.push("softbreak", "br", 0)
+            state.pending = "\u00a0" * len(found[1])
+        state.pos = found.end() if found else state.pos
+        return bool(found)
+
+    as_written = ["link", "image", "autolink", "reference", "escape", "entity", "lheading"]
+    parser = markdown_it.MarkdownIt("js-default", {"breaks": True}).disable(as_written)
+    parser.inline.ruler.at("emphasis", stars)
+    parser.inline.ruler.at("newline", new_line)
+    return parser
+
+
+def show_text(text: str) -> str:
+    """HTML in which a text stays text, character for character, whatever is in it."""
+    return f'<div class="text">{html.escape(text)}</div>'
+
+
+def show_markdown(text: str) -> str:
+    """HTML of a model's response: headings, lists, tables, emphasis and code as Markdown means them, and beneath, to be
+    unfolded, the text as it was written. A text without Markdown is shown as it was written alone.
+
+    >>> show_markdown("2 < 3")
+    '<div class="text">2 &lt; 3</div>'
+    """
+    if len(text) > MAX_MARKDOWN_CHARS:
+        return show_text(text)
+    parser = markdown_parser()
+    tokens = [inner for token in parser.parse(text) for inner in (token.children or [token])]
+    if {token.type for token in tokens} <= {"paragraph_open", "paragraph_close", "text", "softbreak"}:
+        return show_text(text)
+    as_written = f"<details><summary>As it was written</summary>{show_text(text)}</details>"
+    return f'<div class="markdown">{parser.render(text)}</div>{as_written}'
+
+
+def card(title: str, body: str) -> str:
+    """A title, a text, above HTML in a frame."""
+    return f'<div class="card"><b>{html.escape(title)}</b>{body}</div>'
 
 
 def serve(
