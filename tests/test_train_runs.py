@@ -270,6 +270,9 @@ def test_the_merged_model_equals_base_and_adapter(launch, flags, tiny_llama, dat
         divergence = float(re.search(r"on 8 examples, .* KL divergence of ([0-9.]+) nats", stderr)[1])
         assert 0 <= divergence < 0.1
     assert "# out" in (out / "README.md").read_text()
+    assert (
+        len({path.stat().st_mode for path in out.rglob("*.*") if path.is_file() and "checkpoint" not in str(path)}) == 1
+    )
     assert not (out / "adapter" / "README.md").exists()
     config = json.loads((out / "adapter" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(tiny_llama)
@@ -356,6 +359,21 @@ def test_sigterm_saves_a_checkpoint_and_ends_cleanly(launch, flags, tiny_llama, 
         assert process.returncode == 0
     assert (tmp_path / "out" / f"checkpoint-{stopped[1]}" / "checkpoint_files.json").is_file()
     assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_another_number_of_ranks_under_fsdp_goes_on_from_a_checkpoint(before, after, tiny_llama, data_path, tmp_path):
+    def launch(num_processes, output_dir, *more):
+        batch = ["--per_device_train_batch_size", 8 // num_processes, "--output_dir", output_dir]
+        run(forks.ranks("train.py", *recipe, *batch, *more, num_processes=num_processes))
+
+    recipe = ["--model_name_or_path", tiny_llama, "--data_path", data_path, *RECIPE, *FSDP, "LlamaDecoderLayer"]
+    recipe += ["--max_examples", 48, "--save_steps", 2, "--learning_rate", 2e-4, "--eval_size", 8]
+    launch(before, tmp_path / "whole", "--save_total_limit", 9)
+    shutil.copytree(tmp_path / "whole" / "checkpoint-2", tmp_path / "moved" / "checkpoint-2")
+    launch(after, tmp_path / "moved", "--resume_from_checkpoint", True)
+    assert losses(tmp_path / "moved") == pytest.approx(losses(tmp_path / "whole"), abs=1e-5)
+    assert_close_weights(tmp_path / "moved", tmp_path / "whole")
 
 
 # ---- Bad input: one clear line each, before any model is loaded ----

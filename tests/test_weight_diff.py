@@ -120,6 +120,16 @@ def test_tied_embeddings_are_subtracted_and_added_once(opt, tmp_path):
     assert load_files(tmp_path / "recovered").keys() == load_files(opt / "tuned").keys()
 
 
+def test_a_diff_that_is_larger_than_the_model_by_its_tied_embeddings_says_why(opt, tmp_path):
+    sizes = {}
+    for exact in ("False", "True"):
+        out = make_diff(opt / "base", opt / "tuned", tmp_path / exact, "--exact", exact)
+        assert ("lm_head.weight, which the tuned model ties to another tensor" in out) == (exact == "False")
+        sizes[exact] = sum(tensor.nbytes for tensor in load_files(tmp_path / exact).values())
+    embedding = load(opt / "tuned")["lm_head.weight"]  # both are float32
+    assert sizes["False"] - sizes["True"] == embedding.nbytes
+
+
 def test_the_plain_script_recovers_our_diff_of_tied_embeddings(opt, tmp_path):
     plain_weight_diff.recover(opt / "base", opt / "diff", tmp_path / "by_plain")
     recover(opt / "base", opt / "diff", tmp_path / "by_us")
