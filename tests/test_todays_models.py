@@ -41,11 +41,15 @@ CONFIGS = {
     "qwen3_5_text": {**DIMS, **DELTA_NET},
     "qwen3_next": {**DIMS, **DELTA_NET, **EXPERTS, "shared_expert_intermediate_size": 32},
     "lfm2": {**DIMS, "layer_types": ["conv", "full_attention"]},
+    "gemma3_text": {
+        **DIMS, "head_dim": 16, "layer_types": ["sliding_attention", "full_attention"], "sliding_window": 16,
+        "tie_word_embeddings": False,
+    },
     "mamba": {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8, "initializer_range": 0.4},
     "falcon_h1": {**DIMS, "mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 16},
     "minimax": {**DIMS, "head_dim": 16, "layer_types": ["linear_attention", "full_attention"], "num_local_experts": 2},
     "rwkv": {"hidden_size": 32, "attention_hidden_size": 32, "num_hidden_layers": 2, "context_length": 1024},
-}
+}  # fmt: skip
 
 
 def random_model(model_type: str, vocab_size: int):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GPT2Config, LlamaConfig
 
 import weight_diff
 from alpaca.inference.local import resize_embeddings
@@ -557,6 +557,19 @@ def test_where_memory_is_short_the_completion_is_in_bfloat16_or_left_out_with_a_
     assert code == 0
     assert "No completion from the recovered model: it needs" in out
     assert load_files(tmp_path / "out")
+
+
+@pytest.mark.parametrize("num_positions", [32, 120])  # the prompt takes 60 tokens
+def test_a_model_with_few_positions_is_asked_for_as_many_tokens_as_it_has_left(num_positions, tmp_path, capsys):
+    tokenizer = tiny_models.llama_tokenizer()
+    tokenizer.save_pretrained(tmp_path)
+    config = GPT2Config(vocab_size=len(tokenizer), n_positions=num_positions, n_embd=32, n_layer=1, n_head=2)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    weight_diff.print_completion(str(tmp_path), torch.float32, {}, False)
+    words = (
+        "No completion: the prompt takes more than the 32 tokens" if num_positions == 32 else "Completion (float32): "
+    )
+    assert words in capsys.readouterr().out
 
 
 # ---- The command line ----
