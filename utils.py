@@ -24,7 +24,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent  # files that ship with the project are found from any folder
 
-TO_UTF_8 = "Save it as UTF-8, or convert it: iconv -f cp1252 -t utf-8, say."
+TO_UTF_8 = "Save it as UTF-8, or convert it: iconv -f cp1252 -t utf-8, say. A compressed file has to be unpacked."
 # The two training prompts of Stanford Alpaca, character for character: models tuned elsewhere expect them.
 PROMPT_DICT = {
     "prompt_input": (
@@ -78,10 +78,20 @@ def read_text(path: str | os.PathLike) -> str:
 
 def jload(path: str | os.PathLike) -> typing.Any:
     """The content of a JSON file. Raises UserError, with line and column, where there is none."""
-    try:
+    with json_errors_in_one_line(path):
         return json.loads(read_text(path))
+
+
+@contextlib.contextmanager
+def json_errors_in_one_line(place: str | os.PathLike, is_line: bool = False) -> Iterator[None]:
+    """Text that is not JSON as a UserError that names the place in it; place is a file, or a line of one."""
+    try:
+        yield
     except json.JSONDecodeError as error:
-        raise UserError(f"{path}, line {error.lineno}, column {error.colno}: not JSON ({error.msg}).") from None
+        line = "" if is_line else f", line {error.lineno}"
+        raise UserError(f"{place}{line}, column {error.colno}: not JSON ({error.msg}).") from None
+    except (RecursionError, ValueError) as error:  # nested too deep, or a number of thousands of digits
+        raise UserError(f"{place}: JSON that cannot be read ({error}).") from None
 
 
 def jdump(obj: typing.Any, path: str | os.PathLike) -> None:

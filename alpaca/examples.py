@@ -19,7 +19,16 @@ import typing
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from utils import TO_UTF_8, UserError, encoding_of, is_hub_name, jload, os_errors_in_one_line, read_text
+from utils import (
+    TO_UTF_8,
+    UserError,
+    encoding_of,
+    is_hub_name,
+    jload,
+    json_errors_in_one_line,
+    os_errors_in_one_line,
+    read_text,
+)
 
 FIELDS = ("instruction", "input", "output")
 WRAPPERS = ("data", "examples", "train")  # names under which an object holds a whole list
@@ -189,12 +198,10 @@ def read_objects(path: Path) -> list[tuple[str, typing.Any]]:
 def _values_in(text: str, path: Path) -> list:
     """The JSON values in a text, one after the other."""
     decoder, values, position = json.JSONDecoder(), [], 0
-    try:
+    with json_errors_in_one_line(path):
         while start := re.compile(r"\S").search(text, position):
             value, position = decoder.raw_decode(text, start.start())
             values.append(value)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}, line {error.lineno}, column {error.colno}: not JSON ({error.msg}).") from None
     return values
 
 
@@ -214,11 +221,11 @@ def parse_json_lines(lines: Iterable[bytes], path: str | os.PathLike) -> Iterato
 def parse_json_line(line: bytes, place: str) -> typing.Any:
     """What a line of JSON holds. Raises UserError, with its place, where it is not JSON."""
     try:
-        return json.loads(line.removesuffix(b"\n").decode("utf-8"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{place}, column {error.colno}: not JSON ({error.msg}).") from None
+        text = line.removesuffix(b"\n").decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{place}, byte {error.start}: not UTF-8 text. {TO_UTF_8}") from None
+    with json_errors_in_one_line(place, is_line=True):
+        return json.loads(text)
 
 
 def read_parquet(path: Path) -> list[dict]:

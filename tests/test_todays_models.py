@@ -48,6 +48,10 @@ CONFIGS = {
     "mamba": {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8, "initializer_range": 0.4},
     "falcon_h1": {**DIMS, "mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 16},
     "minimax": {**DIMS, "head_dim": 16, "layer_types": ["linear_attention", "full_attention"], "num_local_experts": 2},
+    "recurrent_gemma": {
+        **DIMS, "head_dim": 8, "lru_width": 32, "attention_window_size": 32, "block_types": ["recurrent", "attention"],
+        "tie_word_embeddings": False, "pad_token_id": None,
+    },
     "rwkv": {"hidden_size": 32, "attention_hidden_size": 32, "num_hidden_layers": 2, "context_length": 1024},
 }  # fmt: skip
 
