@@ -322,8 +322,8 @@ def cache_argument(model) -> str | None:
 
 def takes_batches(model) -> bool:
     """Whether prompts of different lengths can stand in one batch, and rows be taken out of it. Not in models without
-    attention (Mamba, RWKV, xLSTM) or with a cache of their own, whose state goes on over padding, and not in MiniMax, whose cache, in transformers
-    5.23, cannot take rows out."""
+    attention (Mamba, RWKV, xLSTM) or that keep their cache to themselves, whose state goes on over padding, and not in
+    MiniMax, whose cache, in transformers 5.23, cannot take rows out."""
     accepted = inspect.signature(model.forward).parameters
     is_attentive = cache_argument(model) == "past_key_values" and "attention_mask" in accepted
     return is_attentive and model.config.model_type != "minimax"
