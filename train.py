@@ -217,8 +217,6 @@ def make_supervised_data_module(
     elif data_args.eval_size:
         train_indices, eval_indices = evaluation.split(len(train_dataset), data_args.eval_size, seed)
         train_dataset, eval_dataset = train_dataset.select(train_indices), train_dataset.select(eval_indices)
-    if data_args.max_examples:
-        train_dataset = train_dataset.select(range(min(data_args.max_examples, len(train_dataset))))
     return {
         "train_dataset": train_dataset,
         "eval_dataset": eval_dataset,
@@ -356,6 +354,8 @@ def train() -> None:
     if training_args.should_save:
         card.check(training_args.output_dir)
     config = load_config(model_args, training_args.cache_dir)
+    # Until weights are loaded, models are built without memory, which DeepSpeed's stage 3 would spread over the ranks.
+    transformers.integrations.unset_hf_deepspeed_config()
     meta_model = skeleton(config)
     check_wrapped_layer(meta_model, training_args)
     adapters.check(lora_args, meta_model, model_args.init_from_config)
@@ -369,13 +369,15 @@ def train() -> None:
     data_module = make_supervised_data_module(tokenizer, data_args, training_args.cache_dir, seed)
     say(data_module["train_dataset"].summary())
     check_same_data(checkpoint, data_module["train_dataset"])
-    check_positions(config, data_module["train_dataset"])
+    check_positions(config, data_module["train_dataset"], data_module["eval_dataset"])
     show_memory_table(meta_model, lora_args, training_args)
     repository = None
     if training_args.push_to_hub and training_args.should_save:
         repository = card.create_repository(training_args)
     training_args.push_to_hub = False  # the Trainer would upload what is not finished
 
+    if training_args.deepspeed:
+        transformers.integrations.set_hf_deepspeed_config(training_args.hf_deepspeed_config)
     transformers.set_seed(training_args.seed)
     model = load_model(model_args, config, tokenizer, num_new_tokens, lora_args, training_args)
     if lora_args.lora_rank:
@@ -426,9 +428,11 @@ def closing_lines(trainer: AlpacaTrainer, runtime_sec: float, output_dir: str) -
     time_text = f"{hours} h {minutes:02} min" if hours else f"{minutes} min {round(runtime_sec) % 60:02} s"
     speed = f"{num_tokens / runtime_sec:,.0f} tokens per second"
     lines = [f"{state.global_step:,} steps, {state.epoch:.2f} epochs in {time_text}, {speed}"]
-    if logs := [log for log in state.log_history if "loss" in log]:  # none where --logging_steps exceeds all steps
-        lines.append("  to  ".join(f"loss {log['loss']:.4f} (step {log['step']:,})" for log in (logs[0], logs[-1])))
-    lines.append(f"model saved to {output_dir}")
+    for key, name in (("loss", "loss"), ("eval_loss", "held-out loss")):
+        if logs := [log for log in state.log_history if key in log]:  # none where --logging_steps exceeds all steps
+            ends = (f"{log[key]:.4f} (step {log['step']:,})" for log in (logs[0], logs[-1]))
+            lines.append(f"{name} {'  to  '.join(ends)}")
+    lines.append(f"model saved to {output_dir}, its card and curve to {card.CARD} and {card.CURVE} there")
     lines.append(f"talk to it: python demo.py chat --model_name_or_path {shlex.quote(output_dir)}")
     return "\n".join(lines)
 

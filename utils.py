@@ -27,7 +27,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent  # files that ship with the project are found from any folder
 
-TO_UTF_8 = "Save it as UTF-8, or convert it: iconv -f cp1252 -t utf-8, say."
+TO_UTF_8 = "Save it as UTF-8, or convert it: iconv -f cp1252 -t utf-8, say. A compressed file has to be unpacked."
 # The two training prompts of Stanford Alpaca, character for character: models tuned elsewhere expect them.
 PROMPT_DICT = {
     "prompt_input": (

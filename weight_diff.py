@@ -409,6 +409,8 @@ def print_completion(path: str, dtype, state_dict: dict, is_tied: bool) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+    from alpaca.inference.local import max_length
+
     with load_errors_in_one_line(path):
         tokenizer = AutoTokenizer.from_pretrained(path, **NO_CODE)
         if state_dict:
@@ -421,8 +423,12 @@ def print_completion(path: str, dtype, state_dict: dict, is_tied: bool) -> None:
         else:
             model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **NO_CODE)
         inputs = tokenizer(format_prompt(INSTRUCTION), return_tensors="pt")
+        room = max_length(model.config) - inputs["input_ids"].shape[1]
+        if room < 1:
+            print(f"No completion: the prompt takes all {max_length(model.config):,} tokens that the model reads.")
+            return
         with torch.inference_mode():
-            ids = model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
+            ids = model.generate(**inputs, max_new_tokens=min(NEW_TOKENS, room), do_sample=False)
         completion = tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     completion = printable(completion.strip(), keep="\n\t")
     print(f"Instruction: {INSTRUCTION}\nCompletion ({str(dtype).removeprefix('torch.')}): {completion}")

@@ -1,4 +1,4 @@
-"""A short campaign of kills, full disks, hostile files, servers and visitors; `python -m tests.campaign` is the whole."""
+"""A short campaign of kills, full disks, hostile files, servers and visitors; `python -m tests.campaign`: all of it."""
 
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 

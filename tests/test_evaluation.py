@@ -3,6 +3,7 @@
 import copy
 import http.server
 import json
+import re
 import threading
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 import transformers
 
 import train
-from alpaca.training import card, evaluation, packed_steps, response_loss
+from alpaca.training import arguments, card, evaluation, packed_steps, response_loss
 from alpaca.training.checkpoints import check_same_data
 from tests.helpers import packed_train  # noqa: F401 - registers the attention that stands in for the GPU's
 from tests.helpers.commands import ROOT
@@ -34,7 +35,7 @@ def tokenizer(tiny_llama):
 def flags_of(model, data_path, output_dir, **flags):
     flags = {
         "model_name_or_path": model, "data_path": data_path, "output_dir": output_dir, "logging_steps": 1,
-        "model_max_length": 256, "learning_rate": 1e-3, "report_to": "none", "use_cpu": True, **flags,
+        "model_max_length": 256, "learning_rate": 1e-3, "use_cpu": True, **flags,
     }  # fmt: skip
     return [str(text) for name, value in flags.items() for text in (f"--{name}", value)]
 
@@ -92,12 +93,14 @@ def test_the_held_out_loss_is_that_of_a_plain_loop_for_any_micro_batch(
 
 
 def test_held_out_losses_come_at_the_start_and_the_end_and_leave_training_as_it_is(
-    tiny_opt, data_path, tmp_path, monkeypatch
+    tiny_opt, data_path, tmp_path, monkeypatch, capsys
 ):
     other = tmp_path / "other.jsonl"
     other.write_text("\n".join(json.dumps(example) for example in jload(ROOT / "alpaca_data.json")[60:80]))
     without = train_here(monkeypatch, tiny_opt, data_path, tmp_path / "without", max_steps=3)
+    capsys.readouterr()
     log = train_here(monkeypatch, tiny_opt, data_path, tmp_path / "with", max_steps=3, eval_data_path=other)
+    closing_lines = capsys.readouterr().err.splitlines()[-5:]
     assert [step for step, _ in held_out(log)] == [0, 3]
     assert [e["loss"] for e in log if "loss" in e] == [e["loss"] for e in without if "loss" in e]  # dropout and all
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "with").eval()
@@ -107,6 +110,14 @@ def test_held_out_losses_come_at_the_start_and_the_end_and_leave_training_as_it_
     readme = (tmp_path / "with" / "README.md").read_text(encoding="utf-8")
     assert f"| held out | {held_out(log)[0][1]:.4f} | {held_out(log)[1][1]:.4f} |" in readme
     assert (tmp_path / "with" / "loss.png").read_bytes().startswith(b"\x89PNG")
+    first, last = (loss for _, loss in held_out(log))
+    assert re.fullmatch(r"3 steps, .* epochs in 0 min \d\d s, [\d,]+ tokens per second", closing_lines[0])
+    assert closing_lines[1].startswith(f"loss {log[1]['loss']:.4f} (step 1)  to  ")
+    assert closing_lines[2] == f"held-out loss {first:.4f} (step 0)  to  {last:.4f} (step 3)"
+    assert closing_lines[3] == f"model saved to {tmp_path / 'with'}, its card and curve to README.md and loss.png there"
+    assert closing_lines[4] == f"talk to it: python demo.py chat --model_name_or_path {tmp_path / 'with'}"
+    modes = {path.stat().st_mode for path in (tmp_path / "with").rglob("*") if path.is_file()}
+    assert len(modes) == 1, "weights are as readable as all else"
 
 
 def test_the_best_model_is_the_one_saved_and_its_checkpoint_stays_and_other_data_cannot_resume(
@@ -164,6 +175,15 @@ def test_several_files_have_a_line_each_and_repetitions_are_counted(data_path, t
     assert lines[1] == f"{tmp_path}/b.jsonl: 3 examples"
     assert lines[2].startswith("2 examples stand in more than one")
     assert lines[3].startswith("63 examples of")
+
+
+def test_max_examples_takes_the_first_ones_and_what_is_held_out_is_among_them(data_path, tokenizer):
+    whole = train.SupervisedDataset(str(data_path), tokenizer)
+    data_args = arguments.DataArguments(data_path=[str(data_path)], max_examples=10, eval_size=3)
+    module = train.make_supervised_data_module(tokenizer, data_args)
+    assert [len(module["train_dataset"]), len(module["eval_dataset"])] == [7, 3]
+    taken = [tuple(ids) for part in ("train_dataset", "eval_dataset") for ids in module[part].input_ids]
+    assert sorted(taken) == sorted(tuple(ids) for ids in whole.input_ids[:10])
 
 
 # ---- Mistakes ----
@@ -283,13 +303,19 @@ def test_a_checkpoint_of_a_full_run_goes_on_elsewhere_with_other_logging_flags(
         assert (out / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
 
 
-def test_tensorboard_gets_the_losses_where_asked(tiny_llama, data_path, tmp_path, monkeypatch):
-    pytest.importorskip("tensorboard", reason="needs tensorboard")
+def test_tensorboard_gets_the_losses_where_asked_and_nobody_does_unless_asked(
+    tiny_llama, data_path, tmp_path, monkeypatch
+):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "runs"))
-    log = train_here(
-        monkeypatch, tiny_llama, data_path, tmp_path / "out", max_steps=2, eval_size=12, report_to="tensorboard"
-    )
-    events = EventAccumulator(str(tmp_path / "runs")).Reload()
-    assert [e.value for e in events.Scalars("eval/loss")] == pytest.approx([loss for _, loss in held_out(log)])
+    monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
+    run = {"max_steps": 2, "eval_size": 12}
+    log = train_here(monkeypatch, tiny_llama, data_path, tmp_path / "out", **run, report_to="tensorboard")
+    [folder] = (tmp_path / "out" / "runs").iterdir()
+    events = EventAccumulator(str(folder)).Reload()
+    for tag, name in (("train/loss", "loss"), ("eval/loss", "eval_loss")):
+        logged = {entry["step"]: entry[name] for entry in log if name in entry}
+        assert {event.step: event.value for event in events.Scalars(tag)} == pytest.approx(logged)
+    assert train.TrainingArguments(output_dir=str(tmp_path)).report_to == []
+    train_here(monkeypatch, tiny_llama, data_path, tmp_path / "quiet", **run)
+    assert not (tmp_path / "quiet" / "runs").exists()

@@ -121,16 +121,16 @@ def test_a_loader_with_workers_goes_on_with_the_next_epoch():
 
 
 def test_a_row_holds_examples_one_after_another_each_with_positions_of_its_own():
-    row = PackedRow(pad_token_id=0, model_max_length=512, tokens_multiple=8)(
+    row = PackedRow(model_max_length=512)(
         [
             {"input_ids": torch.tensor([5, 6, 7]), "labels": torch.tensor([-100, 6, 7])},
             {"input_ids": torch.tensor([8, 9]), "labels": torch.tensor([8, 9])},
         ]
     )
-    assert row["input_ids"].tolist() == [[5, 6, 7, 8, 9, 0, 0, 0]]
-    assert row["labels"].tolist() == [[-100, 6, 7, -100, 9, -100, -100, -100]]
-    assert row["position_ids"].tolist() == [[0, 1, 2, 0, 1, 0, 1, 2]]
-    assert row["cu_seq_lens_q"].tolist() == [0, 3, 5] + [8] * (DOCUMENTS_MULTIPLE - 3)
+    assert row["input_ids"].tolist() == [[5, 6, 7, 8, 9]]
+    assert row["labels"].tolist() == [[-100, 6, 7, -100, 9]]
+    assert row["position_ids"].tolist() == [[0, 1, 2, 0, 1]]
+    assert row["cu_seq_lens_q"].tolist() == [0, 3] + [5] * (DOCUMENTS_MULTIPLE - 2)
 
 
 def tiny(config_class, **settings):
@@ -178,7 +178,7 @@ def test_a_row_gives_the_loss_and_gradients_of_its_examples_one_by_one(name):
     num_labels = int(examples.num_labels.sum())
     loss, gradients = loss_and_gradients(model, one_by_one, num_labels)
     model.set_attn_implementation("block_diagonal")
-    row = PackedRow(0, 64, tokens_multiple=16)([examples[i] for i in range(len(examples))])
+    row = PackedRow(64)([examples[i] for i in range(len(examples))])
     packed_loss, packed_gradients = loss_and_gradients(model, [row], num_labels)
     assert packed_loss == pytest.approx(loss, abs=1e-6)
     for key in gradients:
@@ -193,7 +193,7 @@ def test_on_a_gpu_the_kernel_keeps_the_documents_of_a_row_apart(name):
     response_loss.compute_loss_on_response_only(model)
     model.train()
     examples = Examples([23, 9, 31, 3])
-    row = PackedRow(0, 64, tokens_multiple=16)([examples[i] for i in range(len(examples))])
+    row = PackedRow(64)([examples[i] for i in range(len(examples))])
     row = {key: value.cuda() if torch.is_tensor(value) else value for key, value in row.items()}
     one_by_one = [{key: value[None].cuda() for key, value in examples[i].items()} for i in range(len(examples))]
     loss, gradients = loss_and_gradients(model, one_by_one, 10)

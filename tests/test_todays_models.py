@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 from tokenizers import Tokenizer, models, trainers
+from tokenizers.processors import TemplateProcessing
 
 import train
 from alpaca.inference.local import (
@@ -40,11 +41,19 @@ CONFIGS = {
     "qwen3_5_text": {**DIMS, **DELTA_NET},
     "qwen3_next": {**DIMS, **DELTA_NET, **EXPERTS, "shared_expert_intermediate_size": 32},
     "lfm2": {**DIMS, "layer_types": ["conv", "full_attention"]},
+    "gemma3_text": {
+        **DIMS, "head_dim": 16, "layer_types": ["sliding_attention", "full_attention"], "sliding_window": 16,
+        "tie_word_embeddings": False,
+    },
     "mamba": {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8, "initializer_range": 0.4},
     "falcon_h1": {**DIMS, "mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 16},
     "minimax": {**DIMS, "head_dim": 16, "layer_types": ["linear_attention", "full_attention"], "num_local_experts": 2},
+    "recurrent_gemma": {
+        **DIMS, "head_dim": 8, "lru_width": 32, "attention_window_size": 32, "block_types": ["recurrent", "attention"],
+        "tie_word_embeddings": False, "pad_token_id": None,
+    },
     "rwkv": {"hidden_size": 32, "attention_hidden_size": 32, "num_hidden_layers": 2, "context_length": 1024},
-}
+}  # fmt: skip
 
 
 def random_model(model_type: str, vocab_size: int):
@@ -135,6 +144,16 @@ def test_an_example_beyond_a_table_of_positions_is_one_line_before_weights_are_l
     assert "the model was made for 1,024" in capsys.readouterr().err  # rotary positions have no end
 
 
+def test_an_example_to_be_held_out_may_not_be_beyond_the_table_of_positions_either(tiny_opt, data_path, tmp_path):
+    config = transformers.AutoConfig.from_pretrained(tiny_opt)
+    tokenizer = train.load_tokenizer(str(tiny_opt), None, 2048)[0]
+    jdump([{"instruction": "Repeat.", "input": "", "output": "pear apple " * 600}], tmp_path / "long.json")
+    short, long = (train.SupervisedDataset(str(path), tokenizer) for path in (data_path, tmp_path / "long.json"))
+    train.check_positions(config, short, None)
+    with pytest.raises(UserError, match="--model_max_length 2048: the model has 1,024 positions"):
+        train.check_positions(config, short, long)
+
+
 def test_a_quantized_checkpoint_is_refused_but_for_adapters():
     config = transformers.LlamaConfig(name_or_path="tiny", quantization_config={"quant_method": "awq", "bits": 4})
     with pytest.raises(UserError, match=r"tiny: its weights are quantized \(awq\).*--lora_rank 8"):
@@ -164,6 +183,16 @@ def test_unk_is_added_where_a_text_can_hold_what_cannot_be_encoded():
     backend.train_from_iterator(["name three"], trainers.BpeTrainer(special_tokens=["</s>"], show_progress=False))
     letters = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")
     assert train.missing_special_tokens(letters) == {"pad_token": "[PAD]", "unk_token": "<unk>"}
+
+
+def test_a_tokenizer_that_ends_every_text_by_itself_leaves_each_label_once(data_path):
+    backend = tiny_models.byte_level_tokenizer(["<unk>", "<s>", "</s>", "<pad>"])
+    backend.post_processor = TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
+    names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=512, **names)
+    for item in train.SupervisedDataset(str(data_path), tokenizer):
+        labels = item["labels"][item["labels"] != -100]
+        assert tokenizer.convert_ids_to_tokens(labels) == ["1", "44", "</s>"]  # "144"
 
 
 def test_rows_are_counted_by_the_largest_id_where_ids_have_gaps(tiny_llama, tmp_path):

@@ -272,6 +272,9 @@ def test_the_merged_model_equals_base_and_adapter(launch, flags, tiny_llama, dat
         divergence = float(re.search(r"on 8 examples, .* KL divergence of ([0-9.]+) nats", stderr)[1])
         assert 0 <= divergence < 0.1
     assert "# out" in (out / "README.md").read_text()
+    assert (
+        len({path.stat().st_mode for path in out.rglob("*.*") if path.is_file() and "checkpoint" not in str(path)}) == 1
+    )
     assert not (out / "adapter" / "README.md").exists()
     config = json.loads((out / "adapter" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(tiny_llama)
@@ -387,7 +390,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_saves_nothing(tiny_llama, da
 def test_a_disk_that_is_full_and_ctrl_c_end_training_in_one_line(tiny_llama, data_path, tmp_path):
     flags = ["--model_name_or_path", tiny_llama, "--data_path", data_path, "--output_dir", tmp_path / "out", *RECIPE]
     command = python(*flags, "--num_train_epochs", 50, "--save_steps", 2)
-    limited = ["sh", "-c", 'ulimit -f 200; exec "$@"', "sh", *command]  # 100 kB a file
+    limited = ["sh", "-c", 'ulimit -f 200; exec "$@"', "sh", sys.executable, *command.arguments]  # 100 kB a file
     result = subprocess.run(limited, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert_fails_in_one_line(result, "could not be written", "--resume_from_checkpoint True")
     assert not list((tmp_path / "out").glob("checkpoint-*")) + list((tmp_path / "out").glob("unfinished*"))
@@ -400,6 +403,21 @@ def test_a_disk_that_is_full_and_ctrl_c_end_training_in_one_line(tiny_llama, dat
     assert process.returncode == 130
     assert "Traceback" not in stderr
     assert stderr.strip().splitlines()[-1].startswith("train.py: interrupted.")
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_another_number_of_ranks_under_fsdp_goes_on_from_a_checkpoint(before, after, tiny_llama, data_path, tmp_path):
+    def launch(num_processes, output_dir, *more):
+        batch = ["--per_device_train_batch_size", 8 // num_processes, "--output_dir", output_dir]
+        run(forks.ranks("train.py", *recipe, *batch, *more, num_processes=num_processes))
+
+    recipe = ["--model_name_or_path", tiny_llama, "--data_path", data_path, *RECIPE, *FSDP, "LlamaDecoderLayer"]
+    recipe += ["--max_examples", 48, "--save_steps", 2, "--learning_rate", 2e-4, "--eval_size", 8]
+    launch(before, tmp_path / "whole", "--save_total_limit", 9)
+    shutil.copytree(tmp_path / "whole" / "checkpoint-2", tmp_path / "moved" / "checkpoint-2")
+    launch(after, tmp_path / "moved", "--resume_from_checkpoint", True)
+    assert losses(tmp_path / "moved") == pytest.approx(losses(tmp_path / "whole"), abs=1e-5)
+    assert_close_weights(tmp_path / "moved", tmp_path / "whole")
 
 
 # ---- Bad input: one clear line each, before any model is loaded ----

@@ -1,5 +1,7 @@
-"""The generator against `transformers serve`, a server of others, over both of its APIs."""
+"""`transformers serve`, a server of others: over both of its APIs it plays the teacher, and a model that train.py has
+saved, whose answers are those that it gives here."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -9,12 +11,15 @@ import sys
 import urllib.request
 from pathlib import Path
 
+import openai
 import pytest
 
 from data.openai_server import completion_of
 from generate_instruction import encode_prompt, load_seed_tasks
+from tests.helpers import forks
 from tests.helpers.commands import ROOT, assert_fails_in_one_line, run_script
 from tests.helpers.generation_data import wait_until, write_inputs
+from utils import jdump, jload
 
 TASKS = [
     {"instruction": "Name the capital of France.", "input": "", "output": "Paris"},
@@ -63,13 +68,13 @@ def teacher_path(tmp_path_factory, inputs):
     return path
 
 
-@pytest.fixture(scope="module")
-def server_url(teacher_path):
+@contextlib.contextmanager
+def serve(model_path):
     """The address of `transformers serve`, which waits for a free port to be named: one is taken from the system."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [Path(sys.executable).parent / "transformers", "serve", teacher_path, "--port", str(port)]
+    command = [Path(sys.executable).parent / "transformers", "serve", model_path, "--port", str(port)]
     process = subprocess.Popen(
         command, env={**os.environ, "HF_HUB_OFFLINE": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -88,6 +93,12 @@ def server_url(teacher_path):
     finally:
         process.terminate()
         process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def server_url(teacher_path):
+    with serve(teacher_path) as url:
+        yield url
 
 
 def generate(inputs, server_url, output_dir, *flags):
@@ -121,3 +132,52 @@ def test_tasks_come_from_transformers_serve(api, inputs, teacher_path, server_ur
 def test_a_model_that_transformers_serve_does_not_have_is_one_line(inputs, server_url, tmp_path):
     assert_fails_in_one_line(generate(inputs, server_url, tmp_path), "text-davinci-003", "January 2024")
     assert_fails_in_one_line(generate(inputs, server_url, tmp_path, "--model_name=other"), "has no model 'other'")
+
+
+@pytest.mark.slow  # trains a model until its answers differ, and starts a server
+@pytest.mark.parametrize("model", ["tiny_llama", "tiny_opt"])
+def test_a_model_that_train_py_has_saved_answers_20_messages_alike_everywhere(model, request, tmp_path, monkeypatch):
+    import compare
+    from alpaca.inference.local import Decoding, load_model, stream
+    from alpaca.inference.server import chat_message
+
+    examples = [example for example in jload(ROOT / "alpaca_data.json") if len(example["output"]) < 30]
+    with_input = [example for example in examples if example["input"]]
+    examples = [*with_input[:8], *[example for example in examples if not example["input"]][:12]]
+    jdump(examples, tmp_path / "data.json")
+    recipe = (
+        "--max_steps",
+        60,
+        "--learning_rate",
+        "3e-3",
+        "--per_device_train_batch_size",
+        20,
+        "--save_strategy",
+        "no",
+    )
+    paths = ("--model_name_or_path", request.getfixturevalue(model), "--data_path", tmp_path / "data.json")
+    result = forks.run("train.py", *paths, "--output_dir", tmp_path / "out", *recipe)
+    assert result.returncode == 0, result.stderr
+
+    def answers(name, **flags):
+        path = str(tmp_path / f"{name}.json")
+        compare.generate(str(tmp_path / "data.json"), path, max_new_tokens=24, **flags)
+        return [entry["output"] for entry in jload(path)]
+
+    here = answers("here", model_name_or_path=str(tmp_path / "out"))
+    assert len(set(here)) > 10, "no answer by heart"
+    local = load_model(str(tmp_path / "out"))
+    with serve(tmp_path / "out") as url:
+        monkeypatch.setenv("OPENAI_BASE_URL", url)
+        for api in ("chat", "completions"):
+            assert answers(api, model_name=str(tmp_path / "out"), api=api) == here
+        client = openai.OpenAI(api_key="none")
+        for example, answer in zip(examples, here, strict=True):
+            prompt = local.prompt(example["instruction"], example["input"])
+            messages = [{"role": "user", "content": chat_message(example["instruction"], example["input"])}]
+            ids = local.encode(prompt)
+            assert ids == local.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+            reply = client.chat.completions.create(model=str(tmp_path / "out"), messages=messages, max_tokens=1)
+            assert reply.usage.prompt_tokens == len(ids)
+            *_, (streamed, _) = stream(local, prompt, Decoding(max_new_tokens=24))  # as demo.py does
+            assert streamed == answer

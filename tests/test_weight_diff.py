@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GPT2Config, LlamaConfig
 
 import weight_diff
 from alpaca.inference.local import resize_embeddings
@@ -118,6 +118,16 @@ def test_tied_embeddings_are_subtracted_and_added_once(opt, tmp_path):
     assert_same_bits(recovered, {name: diff[name] + base[name].float() for name in tuned})
     assert AutoConfig.from_pretrained(tmp_path / "recovered").tie_word_embeddings
     assert load_files(tmp_path / "recovered").keys() == load_files(opt / "tuned").keys()
+
+
+def test_a_diff_that_is_larger_than_the_model_by_its_tied_embeddings_says_why(opt, tmp_path):
+    sizes = {}
+    for exact in ("False", "True"):
+        out = make_diff(opt / "base", opt / "tuned", tmp_path / exact, "--exact", exact)
+        assert ("lm_head.weight, which the tuned model ties to another tensor" in out) == (exact == "False")
+        sizes[exact] = sum(tensor.nbytes for tensor in load_files(tmp_path / exact).values())
+    embedding = load(opt / "tuned")["lm_head.weight"]  # both are float32
+    assert sizes["False"] - sizes["True"] == embedding.nbytes
 
 
 def test_the_plain_script_recovers_our_diff_of_tied_embeddings(opt, tmp_path):
@@ -593,6 +603,19 @@ def test_where_memory_is_short_the_completion_is_in_bfloat16_or_left_out_with_a_
     assert code == 0
     assert "No completion from the recovered model: it needs" in out
     assert load_files(tmp_path / "out")
+
+
+@pytest.mark.parametrize("num_positions", [32, 120])  # the prompt takes 60 tokens
+def test_a_model_with_few_positions_is_asked_for_as_many_tokens_as_it_has_left(num_positions, tmp_path, capsys):
+    tokenizer = tiny_models.llama_tokenizer()
+    tokenizer.save_pretrained(tmp_path)
+    config = GPT2Config(vocab_size=len(tokenizer), n_positions=num_positions, n_embd=32, n_layer=1, n_head=2)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    weight_diff.print_completion(str(tmp_path), torch.float32, {}, False)
+    words = (
+        "No completion: the prompt takes more than the 32 tokens" if num_positions == 32 else "Completion (float32): "
+    )
+    assert words in capsys.readouterr().out
 
 
 # ---- The command line ----

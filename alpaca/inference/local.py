@@ -294,10 +294,11 @@ def decode_batch(
             arguments["attention_mask"] = mask
         arguments = {name: value for name, value in arguments.items() if name in accepted}
         with torch.inference_mode():
-            output = local.model(input_ids=input_ids, **{cache_name: cache}, use_cache=True, **arguments)
+            caching = {cache_name: cache, "use_cache": True} if cache_name else {"use_cache": False}
+            output = local.model(input_ids=input_ids, **caching, **arguments)
             logits = output.logits[:, -1].float()
             tokens = choose_tokens(logits, decoding, [generators[row] for row in rows])
-        cache, step = getattr(output, cache_name), step + 1
+        cache, step = cache_name and getattr(output, cache_name), step + 1
         kept = []
         for i, (row, token) in enumerate(zip(rows, tokens.tolist(), strict=True)):
             is_full = step == decoding.max_new_tokens or lengths[row] + step == local.max_length
@@ -307,25 +308,27 @@ def decode_batch(
             yield row, token, ended
         if len(kept) < len(rows):
             rows, index = [rows[i] for i in kept], torch.tensor(kept, dtype=torch.long, device=device)
-            tokens, mask = tokens[index], mask[index]
-            if rows:
+            tokens, mask, input_ids = tokens[index], mask[index], input_ids[index]
+            if rows and cache_name:
                 # Made for beam search: unlike batch_select_indices, all layers know it in transformers 5.23, those of
                 # convolutions and linear attention among them.
                 cache.reorder_cache(index)
-        input_ids = tokens[:, None]
+        input_ids = tokens[:, None] if cache_name else torch.cat([input_ids, tokens[:, None]], dim=1)
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
 
 
-def cache_argument(model) -> str:
-    """What a model calls the cache that it takes and gives back."""
+def cache_argument(model) -> str | None:
+    """What a model calls the cache that it takes and gives back; None where it keeps one to itself (RecurrentGemma)."""
+    if model.config.model_type == "recurrent_gemma":
+        return None
     names = inspect.signature(model.forward).parameters
-    return next((name for name in ("past_key_values", "cache_params", "state") if name in names), "past_key_values")
+    return next((name for name in ("past_key_values", "cache_params", "state") if name in names), None)
 
 
 def takes_batches(model) -> bool:
     """Whether prompts of different lengths can stand in one batch, and rows be taken out of it. Not in models without
-    attention (Mamba, RWKV, xLSTM), whose state goes on over padding, and not in MiniMax, whose cache, in transformers
-    5.23, cannot take rows out."""
+    attention (Mamba, RWKV, xLSTM) or that keep their cache to themselves, whose state goes on over padding, and not in
+    MiniMax, whose cache, in transformers 5.23, cannot take rows out."""
     accepted = inspect.signature(model.forward).parameters
     is_attentive = cache_argument(model) == "past_key_values" and "attention_mask" in accepted
     return is_attentive and model.config.model_type != "minimax"

@@ -13,7 +13,7 @@ import torch
 import transformers
 
 from alpaca.training.arguments import LoraArguments
-from alpaca.training.checkpoints import MAX_SHARD_SIZE, UNFINISHED, move_model
+from alpaca.training.checkpoints import MAX_SHARD_SIZE, UNFINISHED, move_model, open_to_others
 from utils import UserError
 
 NUM_COMPARED = 8
@@ -105,6 +105,7 @@ def merge(output_dir: Path, base_model: transformers.PreTrainedModel, tokenizer)
 
     merged = peft.PeftModel.from_pretrained(base_model, output_dir).merge_and_unload()
     merged.save_pretrained(output_dir / UNFINISHED / "model", max_shard_size=MAX_SHARD_SIZE)
+    open_to_others(output_dir / UNFINISHED / "model")
     adapter_dir = output_dir / "adapter"
     adapter_dir.mkdir(exist_ok=True)
     tokenizer.save_pretrained(adapter_dir)

@@ -2,8 +2,6 @@
 
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -53,27 +51,14 @@ def skeleton(config: transformers.PretrainedConfig) -> torch.nn.Module:
     if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
         raise UserError(f"{config.name_or_path}: a {config.model_type} model, which is no causal language model.")
     load_errors = load_errors_in_one_line(f"--model_name_or_path {config.name_or_path}")
-    with load_errors, without_zero3(), torch.device("meta"):
+    with load_errors, torch.device("meta"):
         return transformers.AutoModelForCausalLM.from_config(config, **NO_CODE)
 
 
-@contextlib.contextmanager
-def without_zero3() -> Iterator[None]:
-    """Models are built here as without DeepSpeed, whose stage 3 would spread what has no memory over the ranks."""
-    from transformers.integrations import deepspeed
-
-    reference = deepspeed._hf_deepspeed_config_weak_ref
-    deepspeed.unset_hf_deepspeed_config()
-    try:
-        yield
-    finally:
-        if reference is not None and reference() is not None:
-            deepspeed.set_hf_deepspeed_config(reference())
-
-
-def check_positions(config: transformers.PretrainedConfig, dataset) -> None:
+def check_positions(config: transformers.PretrainedConfig, *datasets) -> None:
     """Raise UserError where an example is longer than a model with a table of positions can read. Rotary positions
-    have no end; beyond those of its training, the model is only told to be out of its depth."""
+    have no end; beyond those of its training, the model is only told to be out of its depth. A dataset may be None."""
+    dataset = max(filter(None, datasets), key=lambda dataset: dataset.lengths.max())
     positions, longest = max_length(config), int(dataset.lengths.max())
     if longest <= positions or not {"max_position_embeddings", "n_positions"} & set(dir(config.get_text_config())):
         return

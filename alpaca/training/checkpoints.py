@@ -124,8 +124,7 @@ class CheckpointingTrainer(transformers.Trainer):
             else:
                 model.save_pretrained(output_dir, state_dict=state_dict, max_shard_size=MAX_SHARD_SIZE)
             self.processing_class.save_pretrained(output_dir)
-            for weights in Path(output_dir).glob("*.safetensors"):  # made for their owner alone, unlike all other files
-                weights.chmod(stat.S_IMODE((Path(output_dir) / "tokenizer_config.json").stat().st_mode))
+            open_to_others(Path(output_dir))
 
 
 class SaveAndStopOnSigterm(transformers.TrainerCallback):
@@ -181,6 +180,13 @@ def write_errors_in_one_line(output_dir: Path, may_remove: bool = True) -> Itera
         if may_remove:
             shutil.rmtree(output_dir / UNFINISHED, ignore_errors=True)
         raise
+
+
+def open_to_others(folder: Path) -> None:
+    """Give weights, which are saved for their owner alone, the mode of the other files of their folder."""
+    mode = stat.S_IMODE(next(folder.glob("*config.json")).stat().st_mode)
+    for weights in folder.glob("*.safetensors"):
+        weights.chmod(mode)
 
 
 def complete(unfinished: Path, final: Path) -> None:

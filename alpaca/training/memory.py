@@ -16,7 +16,6 @@ import torch
 import transformers
 
 from alpaca.training import packed_steps, response_loss
-from alpaca.training.base_model import without_zero3
 
 # Optimizer state in bytes per parameter, for what --optim may say; two float32 moments where the name is not here.
 OPTIMIZER_BYTES = {"sgd": 0, "adafactor": 0, "rmsprop": 4, "adagrad": 4, "lion_32bit": 4}
@@ -106,12 +105,12 @@ def saved_bytes(config: transformers.PretrainedConfig, num_layers: int, num_toke
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[:num_layers]
     transformers.AttentionInterface.register(packed_steps.VARLEN, packed_steps.varlen_attention)
-    with without_zero3(), torch.device("meta"):
+    with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(
             config, dtype=dtype, attn_implementation=packed_steps.VARLEN, trust_remote_code=False
         ).train()
     example = {name: torch.zeros(num_tokens, dtype=torch.long) for name in ("input_ids", "labels")}
-    row = packed_steps.PackedRow(0, num_tokens)([example])
+    row = packed_steps.PackedRow(num_tokens)([example])
     del row["labels"]
     row = {name: value.to("meta") if torch.is_tensor(value) else value for name, value in row.items()}
     weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}

@@ -178,23 +178,18 @@ def only(steps: list[dict]) -> dict:
 class PackedRow:
     """Collates examples into one row: input_ids, labels, position_ids, LongTensor[1, n], and where documents end.
 
-    n is a multiple of tokens_multiple, filled up with a document of pad tokens. cu_seq_lens_q and _k, IntTensor[m],
-    begin with 0, hold the end of every document, and repeat n up to a length that is a multiple of DOCUMENTS_MULTIPLE.
-    They and max_length_q and _k are called as transformers' FlashAttentionKwargs are.
+    cu_seq_lens_q and _k, IntTensor[m], begin with 0, hold the end of every document, and repeat n up to a length that
+    is a multiple of DOCUMENTS_MULTIPLE. They and max_length_q and _k are called as transformers' FlashAttentionKwargs.
     """
 
-    def __init__(self, pad_token_id: int, model_max_length: int, tokens_multiple: int = 1):
-        self.pad_token_id, self.model_max_length, self.tokens_multiple = pad_token_id, model_max_length, tokens_multiple
+    def __init__(self, model_max_length: int):
+        self.model_max_length = model_max_length
 
     def __call__(self, examples: list[dict[str, torch.Tensor]]) -> dict:
         lengths = [len(example["input_ids"]) for example in examples]
         input_ids = [example["input_ids"] for example in examples]
         # No document predicts the first token of the next.
         labels = [torch.cat([torch.tensor([-100]), example["labels"][1:]]) for example in examples]
-        if num_fill := -sum(lengths) % self.tokens_multiple:
-            lengths.append(num_fill)
-            input_ids.append(torch.full((num_fill,), self.pad_token_id))
-            labels.append(torch.full((num_fill,), -100))
         ends = [0, *itertools.accumulate(lengths)]
         ends += [ends[-1]] * (-len(ends) % DOCUMENTS_MULTIPLE)
         cu_seq_lens = torch.tensor(ends, dtype=torch.int32)
@@ -297,7 +292,7 @@ class PackedTrainer(CheckpointingTrainer):
         self.is_packed = attention is not None
         if self.is_packed:
             model.set_attn_implementation(attention)
-            self.collate = PackedRow(self.processing_class.pad_token_id, args.model_max_length)
+            self.collate = PackedRow(args.model_max_length)
 
     def get_train_dataloader(self):
         if not self.is_cut:
@@ -362,12 +357,14 @@ class PackedTrainer(CheckpointingTrainer):
         self.accelerator.gradient_state._set_sync_gradients(False)  # DeepSpeed asks this
         if keeps_whole:
             model.set_reshard_after_backward(False)
-        # DeepSpeed refuses no_sync where it partitions gradients.
-        with contextlib.nullcontext() if self.is_deepspeed_enabled else self.accelerator.no_sync(model):
-            yield
-        if keeps_whole:
-            model.set_reshard_after_backward(True)
-        self.accelerator.gradient_state._set_sync_gradients(True)
+        try:
+            # DeepSpeed refuses no_sync where it partitions gradients.
+            with contextlib.nullcontext() if self.is_deepspeed_enabled else self.accelerator.no_sync(model):
+                yield
+        finally:
+            if keeps_whole:
+                model.set_reshard_after_backward(True)
+            self.accelerator.gradient_state._set_sync_gradients(True)
 
     def floating_point_ops(self, inputs):
         return sum(map(super().floating_point_ops, inputs["micro_batches"] if self.is_cut else [inputs]))
