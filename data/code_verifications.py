@@ -140,7 +140,6 @@ MANY_READINGS = "CREATE TABLE readings (station, mm);" + "".join(
     for station, value in [("N", 2)] * 30 + [("S", 4)] * 29 + [("S", "NULL")] * 5
 )
 visitors = [(None,), *((types.SimpleNamespace(age=a, member=m),) for a in (17, 18, 40) for m in (True, False))]
-members = [None, types.SimpleNamespace(active=True), types.SimpleNamespace(active=False)]
 
 EXAMPLES = {
     "Fix the bug in this JavaScript function, which should return the largest number of an array but fails when all "

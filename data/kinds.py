@@ -62,13 +62,13 @@ NUMBERS = {
 }
 NUMBER = rf"(\d+|{'|'.join(NUMBERS)})"
 WORD_LIMITS = (  # in an instruction, with what they allow
-    (rf"\b(?:under|fewer than|less than|below) {NUMBER} words", lambda words, n: words < n),
+    (rf"(?<!no )(?<!not )\b(?:under|fewer than|less than|below) {NUMBER} words", lambda words, n: words < n),
     (
         rf"\b(?:at most|no more than|up to|within|maximum of|max|not more than) {NUMBER} words",
         lambda words, n: words <= n,
     ),
     (rf"\b(?:at least|no fewer than|no less than|minimum of) {NUMBER} words", lambda words, n: words >= n),
-    (rf"\b(?:more than|over) {NUMBER} words", lambda words, n: words > n),
+    (rf"(?<!no )(?<!not )\b(?:more than|over) {NUMBER} words", lambda words, n: words > n),
     (rf"\bexactly {NUMBER} words", lambda words, n: words == n),
     (rf"\b(?:about|around|roughly|approximately|some) {NUMBER} words", lambda words, n: 0.8 * n <= words <= 1.2 * n),
     (rf"\b(?:a|an|in) {NUMBER}[- ]word\b", lambda words, n: 0.8 * n <= words <= 1.2 * n),
