@@ -34,7 +34,7 @@ from utils import UserError, jload, run_commands
 # instructions of one or two sentences; for the second, what has a kind, for longer ones.
 MOST_WORDS = {"instruction": 40, "input": 100, "output": 110}
 MOST_WORDS_OF_KINDS = {"instruction": 120, "input": 380, "output": 450}
-INPUT_SHARE = (0.35, 0.45)
+INPUT_SHARE = (0.35, 0.5)
 NEAR_COPY = 0.7  # ROUGE-L F-measure
 MOST_NEAR_COPIES = 0.01  # of the examples
 

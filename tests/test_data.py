@@ -160,8 +160,8 @@ def test_the_report_on_the_shipped_data_has_no_findings(examples):
     assert f"{len(examples):,}" in result.stdout
 
 
-def test_between_35_and_45_percent_of_the_examples_have_an_input(examples):
-    assert 0.35 <= sum(bool(example["input"]) for example in examples) / len(examples) <= 0.45
+def test_between_35_and_50_percent_of_the_examples_have_an_input(examples):
+    assert 0.35 <= sum(bool(example["input"]) for example in examples) / len(examples) <= 0.5
 
 
 def test_no_instruction_occurs_twice(examples):
@@ -277,7 +277,7 @@ def test_a_good_example_has_no_findings_of_its_own():
 def test_lengths_and_the_share_with_an_input_are_those_that_the_shipped_data_was_to_have():
     assert check.check_sizes([good_example(output="Paris " * 111 + ".")]) == [
         "example 0: length: 112 words in the output",
-        "share with an input: 0.0%, not 35% to 45%",
+        "share with an input: 0.0%, not 35% to 50%",
     ]
 
 
