@@ -204,7 +204,7 @@ def overlap(
         pairs.sort(key=lambda pair: -pair[0])
         for nearness, near, k in pairs[:num_pairs]:
             print(describe(near, k, evaluation, examples, near.rouge_l[k] / max_rouge_l == nearness))
-        num_near += sum(nearness > 1 for nearness, _, _ in pairs)
+        num_near += sum(bool(nearness > 1) for nearness, _, _ in pairs)
     print("\n" + textwrap.fill(MISSED, 120))
     if num_near:
         limits = f"ROUGE-L above {max_rouge_l:g} or more than {max_shared:.0%} of the 8-grams"
