@@ -2,10 +2,12 @@
 
 python -m data.check report
 python -m data.check report --data_path my_data.json --reference_path other_data.json
+python -m data.check overlap --data_path my_data.json --against eval.jsonl
 
 The first checks alpaca_data.json and seed_tasks.jsonl, their lengths and computed answers included; another file is
 checked for what no instruction data should hold. With --reference_path, examples that come near those of another file
-are counted. Exit code 1, and one line per finding, where something is wrong.
+are counted. Exit code 1, and one line per finding, where something is wrong. The third looks for the examples of
+evaluation sets in training data (data/overlap.py).
 """
 
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
@@ -25,6 +27,7 @@ from alpaca.generation.novelty import NoveltyFilter
 from data.build import DATA_PATH, SEED_TASKS_PATH
 from data.code_verifications import EXAMPLES
 from data.kinds import codes, load_kinds, tests_of_code, unlike_their_kind
+from data.overlap import highest_scores, overlap
 from data.verifications import SEED_TASKS
 from data.verify import load_verifications, unverified, unverified_by_function
 from generate_instruction import load_seed_tasks, post_process_gpt3_response
@@ -215,12 +218,6 @@ def check_sizes(examples: list[dict], kinds: Container[str] = ()) -> list[str]:
     return findings
 
 
-def highest_scores(instructions: list[str], known: list[str]) -> list[float]:
-    """The ROUGE-L F-measure of each instruction to the nearest known one."""
-    # With a threshold below zero none is novel, so that they are not compared with one another.
-    return [verdict.highest for verdict in NoveltyFilter(known, threshold=-1.0).judge(instructions)]
-
-
 def report(data_path: str = str(DATA_PATH), reference_path: str | None = None) -> None:
     """Check the data, print the report, and end with exit code 1 where there is a finding.
 
@@ -294,11 +291,11 @@ def check_against(examples: list[dict], reference_path: str) -> list[str]:
     """Are there more near copies of a reference file's instructions than MOST_NEAR_COPIES?"""
     reference = load_seed_tasks(reference_path) if reference_path.endswith(".jsonl") else load_examples(reference_path)
     instructions = [example["instruction"] for example in examples]
-    scores = highest_scores(instructions, [task["instruction"] for task in reference])
-    share = sum(score > NEAR_COPY for score in scores) / len(scores)
+    scores, _ = highest_scores(instructions, [task["instruction"] for task in reference])
+    share = (scores > NEAR_COPY).mean()
     print(f"{'near copies of ' + Path(reference_path).name:<40}{f'{share:.2%}, highest {max(scores):.2f}':>24}")
     return [f"near copies: {share:.2%} of the examples"] if share >= MOST_NEAR_COPIES else []
 
 
 if __name__ == "__main__":
-    run_commands({"report": report})
+    run_commands({"report": report, "overlap": overlap})
