@@ -1,8 +1,12 @@
 """Fixtures that several test files share: the reference data, tiny models."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+# Two tests run at a time, and threads of their own would make both wait. Scripts that they start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from configs import tiny_models
 from tests.helpers.commands import ROOT

@@ -14,7 +14,7 @@ from alpaca.training import card, evaluation, packed_steps, response_loss
 from alpaca.training.checkpoints import check_same_data
 from tests.helpers import packed_train  # noqa: F401 - registers the attention that stands in for the GPU's
 from tests.helpers.commands import ROOT
-from tests.test_train_runs import FSDP, torchrun
+from tests.test_train_runs import FSDP, ranks
 from tests.test_train_runs import run as run_command
 from utils import UserError, jdump, jload
 
@@ -138,7 +138,7 @@ def test_two_ranks_under_fsdp_take_the_held_out_loss_of_one_process(tiny_llama, 
     flags = {"eval_size": 0.25, "max_steps": 2, "save_steps": 1, "learning_rate": 1e-4}
     one = train_here(monkeypatch, tiny_llama, data_path, tmp_path / "one", per_device_train_batch_size=8, **flags)
     arguments = flags_of(tiny_llama, data_path, tmp_path / "two", per_device_train_batch_size=4, **flags)
-    run_command(torchrun(*arguments, *FSDP, "LlamaDecoderLayer"))
+    run_command(ranks(*arguments, *FSDP, "LlamaDecoderLayer"))
     two = jload(tmp_path / "two" / "trainer_state.json")["log_history"]
     assert [step for step, _ in held_out(two)] == [0, 2]
     assert [loss for _, loss in held_out(two)] == pytest.approx([loss for _, loss in held_out(one)], abs=1e-6)

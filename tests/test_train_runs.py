@@ -5,6 +5,7 @@ Every case starts python or torchrun on a two-layer model; together they take mi
 
 import concurrent.futures
 import contextlib
+import fcntl
 import json
 import os
 import random
@@ -20,6 +21,7 @@ import pytest
 import torch
 
 from alpaca.inference.local import load_model
+from tests.helpers import forks
 from tests.helpers.commands import ROOT, assert_fails_in_one_line, run_script
 from utils import jdump
 
@@ -58,15 +60,30 @@ def torchrun(*arguments, num_processes=2):
 
 
 def python(*arguments):
-    return [sys.executable, "train.py", *map(str, arguments)]
+    return forks.python("train.py", *arguments)
+
+
+def ranks(*arguments):
+    return forks.ranks("train.py", *arguments)
 
 
 def start(command):
     """Start a command in a process group of its own, one thread per rank, so that all of it can be killed."""
+    if isinstance(command, forks.Command):
+        return forks.Forks(command)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
+
+
+def kill(process):
+    """End all that start() has started."""
+    if isinstance(process, forks.Forks):
+        process.kill()
+    else:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def run(command, timeout=300):
@@ -75,8 +92,7 @@ def run(command, timeout=300):
     try:
         stderr = process.communicate(timeout=timeout)[1]
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        kill(process)
     assert process.returncode == 0, stderr[-4000:]
     return stderr
 
@@ -119,14 +135,16 @@ COMMAND_LINES = {
     "DeepSpeed": ("tiny_llama", ["--deepspeed", "./configs/default_offload_opt_param.json"]),
     "DeepSpeed OPT": ("tiny_opt", ["--deepspeed", "./configs/default_offload_opt_param.json"]),
 }
+COMPILES = pytest.mark.slow  # on a new machine DeepSpeed compiles its Adam for minutes
 
 
-@pytest.mark.parametrize("name", COMMAND_LINES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[COMPILES] * n.startswith("DeepSpeed")) for n in COMMAND_LINES])
 def test_the_command_lines_of_2023_run_with_two_ranks(name, request, data_path, tmp_path):
     model, flags = COMMAND_LINES[name]
     model_path = request.getfixturevalue(model)
     recipe = ["--model_name_or_path", model_path, "--data_path", data_path, "--output_dir", tmp_path / "out", *RECIPE]
-    stderr = run(torchrun(*recipe, "--num_train_epochs", 2, *flags))
+    launch = ranks if name == "OPT" else torchrun  # what torchrun adds is the same for all
+    stderr = run(launch(*recipe, "--num_train_epochs", 2, *flags))
     values = losses(tmp_path / "out")
     assert len(values) == 12
     assert sum(values[-3:]) / 3 < sum(values[:3]) / 3 - 0.2
@@ -156,9 +174,7 @@ def test_sharded_training_really_shards(tiny_llama, data_path, tmp_path):
         "train.main()\n"
     )
     flags = ["--model_name_or_path", tiny_llama, "--data_path", data_path, "--output_dir", tmp_path / "out", *RECIPE]
-    command = torchrun(*flags, "--max_steps", 1, *FSDP, "LlamaDecoderLayer")
-    command[command.index("train.py")] = str(script)
-    stderr = run(command)
+    stderr = run(forks.ranks(script, *flags, "--max_steps", 1, *FSDP, "LlamaDecoderLayer"))
     assert "rank 0 first shard (201, 64)" in stderr
     assert "rank 1 first shard (200, 64)" in stderr
 
@@ -169,29 +185,28 @@ def test_one_process_without_the_speed_ups_and_two_ranks_with_them_train_alike(t
     flags += ["--per_device_train_batch_size", 5]
     plain = ["--pack_steps", False, "--skip_prompt_logits", False]
     run(python(*flags, *plain, "--output_dir", tmp_path / "one", "--gradient_accumulation_steps", 4))
-    run(torchrun(*flags, "--output_dir", tmp_path / "two", *FSDP, "LlamaDecoderLayer"))
+    run(ranks(*flags, "--output_dir", tmp_path / "two", *FSDP, "LlamaDecoderLayer"))
     assert losses(tmp_path / "one") == pytest.approx(losses(tmp_path / "two"), abs=1e-4)
     assert_close_weights(tmp_path / "one", tmp_path / "two")
 
 
 def test_packed_rows_keep_to_the_plain_trainers_losses_on_any_number_of_ranks(tiny_llama, data_path, tmp_path):
-    def packed(command):
-        at = command.index("train.py")
-        return [*command[:at], "-m", "tests.helpers.packed_train", *command[at + 1 :]]
+    def packed(launch, *arguments):
+        return launch("-m", "tests.helpers.packed_train", *flags, *arguments)
 
     flags = ["--model_name_or_path", tiny_llama, "--data_path", data_path, *RECIPE, "--num_train_epochs", 2]
-    flags += ["--per_device_train_batch_size", 5, "--save_steps", 3, "--learning_rate", 2e-4]
+    flags += ["--per_device_train_batch_size", 5, "--save_steps", 2, "--learning_rate", 2e-4, "--max_examples", 48]
     one = ["--gradient_accumulation_steps", 4]
     plain, ddp, fsdp, resumed = (tmp_path / name for name in ("plain", "ddp", "fsdp", "resumed"))
     run(python(*flags, *one, "--output_dir", plain, "--pack_steps", False, "--skip_prompt_logits", False))
-    run(packed(torchrun(*flags, "--output_dir", ddp, "--save_total_limit", 9)))
-    run(packed(torchrun(*flags, "--output_dir", fsdp, *FSDP, "LlamaDecoderLayer")))
-    assert len(losses(plain)) == 10
+    run(packed(forks.ranks, "--output_dir", ddp, "--save_total_limit", 9))
+    run(packed(forks.ranks, "--output_dir", fsdp, *FSDP, "LlamaDecoderLayer"))
+    assert len(losses(plain)) == 6
     assert losses(ddp) == pytest.approx(losses(plain), abs=1e-6)
     assert losses(fsdp) == pytest.approx(losses(plain), abs=1e-6)
     # One process goes on where two have left off, inside an epoch.
-    shutil.copytree(ddp / "checkpoint-3", resumed / "checkpoint-3")
-    run(packed(python(*flags, *one, "--output_dir", resumed, "--resume_from_checkpoint", True)))
+    shutil.copytree(ddp / "checkpoint-2", resumed / "checkpoint-2")
+    run(packed(forks.python, *one, "--output_dir", resumed, "--resume_from_checkpoint", True))
     assert losses(resumed) == pytest.approx(losses(ddp), abs=1e-6)
 
 
@@ -238,10 +253,10 @@ def test_two_torchrun_agents_train_to_the_weights_of_one(tiny_llama, data_path, 
     ("launch", "flags"),
     [
         (python, []),
-        (torchrun, [*FSDP, "LlamaDecoderLayer"]),
+        (ranks, [*FSDP, "LlamaDecoderLayer"]),
         (python, ["--load_in_4bit", True]),
-        (torchrun, ["--load_in_4bit", True]),
-        (torchrun, ["--load_in_4bit", True, *FSDP, "LlamaDecoderLayer"]),
+        (ranks, ["--load_in_4bit", True]),
+        (ranks, ["--load_in_4bit", True, *FSDP, "LlamaDecoderLayer"]),
     ],
     ids=["one process", "FSDP", "4 bits", "4 bits, DDP", "4 bits, FSDP"],
 )
@@ -297,15 +312,14 @@ def kill_at(command, step, delay):
         if f"step {step}/" in line:
             break
     time.sleep(delay)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+    kill(process)
     process.wait()
     process.stderr.close()
 
 
 @pytest.mark.parametrize(
     ("launch", "model", "flags", "steps_per_epoch"),
-    [(python, "tiny_opt", [], 12), (torchrun, "tiny_llama", [*FSDP, "LlamaDecoderLayer"], 6)],
+    [(python, "tiny_opt", [], 6), (ranks, "tiny_llama", [*FSDP, "LlamaDecoderLayer"], 3)],
     ids=["one process", "two ranks under FSDP"],
 )
 def test_a_killed_and_resumed_run_ends_with_the_same_weights_bit_for_bit(
@@ -313,7 +327,7 @@ def test_a_killed_and_resumed_run_ends_with_the_same_weights_bit_for_bit(
 ):
     # The tiny OPT has dropout, so that the random state has to be restored as well.
     recipe = ["--model_name_or_path", request.getfixturevalue(model), "--data_path", data_path, *RECIPE, *flags]
-    recipe += ["--num_train_epochs", 2, "--save_steps", 1, "--save_total_limit", 2]
+    recipe += ["--num_train_epochs", 2, "--save_steps", 1, "--save_total_limit", 2, "--max_examples", 48]
     run(launch(*recipe, "--output_dir", tmp_path / "whole"))
     command = launch(*recipe, "--output_dir", tmp_path / "killed", "--resume_from_checkpoint", True)
     for step, delay in ((1, 0.0), (steps_per_epoch + 2, 0.03)):  # in the first epoch, and in the second
@@ -346,6 +360,48 @@ def test_sigterm_saves_a_checkpoint_and_ends_cleanly(launch, flags, tiny_llama, 
     assert not (tmp_path / "out" / "model.safetensors").exists()
 
 
+def test_a_run_that_died_before_its_final_save_only_saves(tiny_llama, data_path, tmp_path):
+    out = tmp_path / "out"
+    flags = ["--model_name_or_path", tiny_llama, "--data_path", data_path, "--output_dir", out, *RECIPE]
+    flags += ["--lr_scheduler_type", "constant", "--max_steps", 3, "--save_steps", 3, "--resume_from_checkpoint", True]
+    run(python(*flags))
+    whole = weights(out)
+    for path in out.glob("model*"):
+        path.unlink()
+    (out / "trainer_state.json").unlink()
+    stderr = run(python(*flags))
+    assert "continuing from" in stderr
+    assert "step 4" not in stderr
+    assert weights(out) == whole
+    assert json.loads((out / "trainer_state.json").read_text())["global_step"] == 3
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_saves_nothing(tiny_llama, data_path, tmp_path):
+    (tmp_path / "model.safetensors").write_text("a good model")
+    flags = ["--model_name_or_path", tiny_llama, "--data_path", data_path, "--output_dir", tmp_path, *RECIPE]
+    result = run_script("train.py", *flags, "--max_steps", 5, "--learning_rate", "1e30", OMP_NUM_THREADS="1")
+    assert_fails_in_one_line(result, "the loss of step 2 is not finite", "--learning_rate")
+    assert (tmp_path / "model.safetensors").read_text() == "a good model"
+
+
+def test_a_disk_that_is_full_and_ctrl_c_end_training_in_one_line(tiny_llama, data_path, tmp_path):
+    flags = ["--model_name_or_path", tiny_llama, "--data_path", data_path, "--output_dir", tmp_path / "out", *RECIPE]
+    command = python(*flags, "--num_train_epochs", 50, "--save_steps", 2)
+    limited = ["sh", "-c", 'ulimit -f 200; exec "$@"', "sh", *command]  # 100 kB a file
+    result = subprocess.run(limited, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert_fails_in_one_line(result, "could not be written", "--resume_from_checkpoint True")
+    assert not list((tmp_path / "out").glob("checkpoint-*")) + list((tmp_path / "out").glob("unfinished*"))
+    process = start(command)
+    for line in process.stderr:
+        if "step 1/" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert "Traceback" not in stderr
+    assert stderr.strip().splitlines()[-1].startswith("train.py: interrupted.")
+
+
 # ---- Bad input: one clear line each, before any model is loaded ----
 
 
@@ -362,12 +418,24 @@ def mistakes(tiny_llama, data_path, tmp_path_factory):
         "not_text": json.dumps([good, {**good, "output": 5}]),
         "too_long": json.dumps([{**good, "instruction": "word " * 3000}]),
         "not_json_lines": json.dumps(good) + "\n{",
+        "digits": "9" * 5000,
+        "deep": "[" * 100_000,
     }
     for name, content in files.items():
         (tmp / f"{name}.json").write_text(content)
     (tmp / "no_weights").mkdir()
     (tmp / "no_weights" / "config.json").write_text((tiny_llama / "config.json").read_text())
     (tmp / "file").write_text("")
+    copies = {name: shutil.copytree(tiny_llama, tmp / name) for name in ("own_code", "no_tokens", "flipped")}
+    config = json.loads((tiny_llama / "config.json").read_text())
+    own = {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Mine", "AutoModelForCausalLM": "mine.Model"}}
+    jdump({**config, **own}, copies["own_code"] / "config.json")
+    (copies["own_code"] / "mine.py").write_text(f"open({str(tmp / 'was_run')!r}, 'w')")
+    (copies["no_tokens"] / "tokenizer.json").write_text('{"model": 1}')
+    weights_path = next(copies["flipped"].glob("*.safetensors"))
+    weights_path.write_bytes(weights_path.read_bytes()[:3000])
+    (tmp / "in_use").mkdir()
+    fcntl.flock(os.open(tmp / "in_use", os.O_RDONLY), fcntl.LOCK_EX)
     base = {"--model_name_or_path": tiny_llama, "--data_path": data_path, "--output_dir": tmp / "out"}
     data = {name: {"--data_path": tmp / f"{name}.json"} for name in files}
     cases = {
@@ -380,6 +448,13 @@ def mistakes(tiny_llama, data_path, tmp_path_factory):
         "no output": (data["no_output"], ["entry 2 has no 'output'"]),
         "not text": (data["not_text"], ["entry 1 has a field 'output' that is not text but int"]),
         "too long": (data["too_long"], ["512 tokens before its response begins", "--model_max_length"]),
+        "digits": (data["digits"], ["digits.json", "a number that is too long"]),
+        "deep": (data["deep"], ["deep.json", "nested too deeply"]),
+        "device": ({"--data_path": "/dev/zero"}, ["/dev/zero: not a regular file"]),
+        "own code": ({"--model_name_or_path": copies["own_code"]}, ["code of its own (auto_map)", "never run"]),
+        "damaged tokenizer": ({"--model_name_or_path": copies["no_tokens"]}, ["no_tokens: no tokenizer", "cannot be"]),
+        "damaged weights": ({"--model_name_or_path": copies["flipped"]}, ["flipped: cannot be loaded"]),
+        "in use": ({"--output_dir": tmp / "in_use"}, ["in_use: another run is at work here"]),
         "model missing": ({"--model_name_or_path": tmp / "none"}, ["none", "no such folder"]),
         "no weights": ({"--model_name_or_path": tmp / "no_weights"}, ["no weights", "--init_from_config True"]),
         "unknown flag": ({"--learning_rat": "1"}, ["no flag --learning_rat", "Did you mean --learning_rate?"]),
@@ -398,7 +473,7 @@ def mistakes(tiny_llama, data_path, tmp_path_factory):
     def try_it(changes):
         flags = {name: value for name, value in {**base, **changes}.items() if value is not None}
         arguments = [str(text) for flag in flags.items() for text in flag]
-        return run_script("train.py", *arguments, OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
+        return forks.run("train.py", *arguments)
 
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         results = pool.map(try_it, [changes for changes, _ in cases.values()])
@@ -408,7 +483,8 @@ def mistakes(tiny_llama, data_path, tmp_path_factory):
 MISTAKES = (
     "data missing, data flag missing, not JSON, not JSON lines, empty list, no object, no output, not text, too long, "
     "model missing, no weights, unknown flag, bad value, output not writable, no such config, no such checkpoint, "
-    "no such layer, merge without adapter, contradiction"
+    "no such layer, merge without adapter, contradiction, digits, deep, device, own code, damaged tokenizer, "
+    "damaged weights, in use"
 ).split(", ")
 
 
@@ -416,7 +492,11 @@ MISTAKES = (
 def test_a_mistake_gets_one_clear_line(name, mistakes):
     result, parts = mistakes[name]
     assert_fails_in_one_line(result, *parts)
-    assert "Loading weights" not in result.stderr
+    assert "Loading weights" not in result.stderr or name == "damaged weights"
+
+
+def test_the_code_of_a_model_is_not_run(mistakes, tmp_path_factory):
+    assert not list(tmp_path_factory.getbasetemp().glob("mistakes*/was_run"))
 
 
 def test_without_deepspeed_its_flag_alone_is_refused(tiny_llama, data_path, tmp_path):

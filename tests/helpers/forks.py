@@ -1,0 +1,148 @@
+"""`python <arguments>` as a fork of a process that has imported torch and transformers, which takes a script seconds.
+
+The script itself runs from its first line, as __main__, in a process group of its own; libraries alone are there before
+it. What is about the start itself (torchrun, a missing library, import times) is tested with `subprocess`.
+"""
+
+import atexit
+import multiprocessing
+import os
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import typing
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from utils import ROOT
+
+PRELOADED = ("transformers.trainer", "accelerate", "torch.distributed.fsdp", "datasets", "openai", "peft")
+# Read when a library is imported, so that they hold for all forks.
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+_context = multiprocessing.get_context("forkserver")
+
+
+class Command(typing.NamedTuple):
+    """What each process gets: a script, or -m and a module, with what follows; and variables of its own."""
+
+    arguments: list[str]
+    environments: list[dict[str, str]]
+
+
+def python(*arguments) -> Command:
+    """`python <arguments>`"""
+    return Command([str(argument) for argument in arguments], [{}])
+
+
+def ranks(*arguments, num_processes: int = 2) -> Command:
+    """What `torchrun --nproc_per_node=2 <arguments>` starts."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    world = {"WORLD_SIZE": num_processes, "LOCAL_WORLD_SIZE": num_processes}
+    world |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    environments = [{**world, "RANK": i, "LOCAL_RANK": i} for i in range(num_processes)]
+    return Command(
+        python(*arguments).arguments, [{name: str(value) for name, value in e.items()} for e in environments]
+    )
+
+
+class Forks:
+    """The processes of one command, with as much of subprocess.Popen's interface as tests need."""
+
+    def __init__(self, command: Command, cwd: Path = ROOT):
+        before = {name: os.environ.get(name) for name in ENVIRONMENT}
+        os.environ.update(ENVIRONMENT)
+        try:
+            _context.set_forkserver_preload(list(PRELOADED))  # the first of all forks starts the server
+            pipes = [_context.Pipe(duplex=False) for _ in range(2)]
+            writers = [writer for _, writer in pipes]
+            self._processes = [
+                _context.Process(
+                    target=_run, args=(command.arguments, str(cwd), {**os.environ, **environment}, *writers)
+                )
+                for environment in command.environments
+            ]
+            for process in self._processes:
+                process.start()
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name) if value is None else os.environ.update({name: value})
+        for writer in writers:
+            writer.close()
+        self.stdout, self.stderr = (
+            os.fdopen(os.dup(reader.fileno()), encoding="utf-8", errors="replace") for reader, _ in pipes
+        )
+
+    @property
+    def returncode(self) -> int | None:
+        codes = [process.exitcode for process in self._processes]
+        return None if None in codes else next((code for code in codes if code), 0)
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        for process in self._processes:
+            if process.exitcode is None:
+                os.kill(process.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def wait(self, timeout: float | None = None) -> int:
+        for process in self._processes:
+            process.join(timeout)
+        if self.returncode is None:
+            raise subprocess.TimeoutExpired("python", timeout)
+        return self.returncode
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """All that they print, and their end; killed where that takes too long."""
+        timer = threading.Timer(timeout or threading.TIMEOUT_MAX, self.kill)
+        timer.start()
+        try:
+            with ThreadPoolExecutor(2) as pool:
+                stdout, stderr = pool.map(lambda stream: stream.read(), (self.stdout, self.stderr))
+            self.wait()
+        finally:
+            timer.cancel()
+            self.close()
+        return stdout, stderr
+
+    def close(self) -> None:
+        self.kill()
+        self.wait()
+        self.stdout.close()
+        self.stderr.close()
+
+
+def run(*arguments, cwd: Path = ROOT, timeout: float = 300) -> subprocess.CompletedProcess:
+    """Run `python <arguments>` to its end and return what it printed."""
+    process = Forks(python(*arguments), cwd)
+    stdout, stderr = process.communicate(timeout)
+    return subprocess.CompletedProcess(arguments, process.returncode, stdout, stderr)
+
+
+def _run(arguments: list[str], cwd: str, environment: dict, stdout, stderr) -> None:
+    os.setsid()
+    os.dup2(stdout.fileno(), 1)
+    os.dup2(stderr.fileno(), 2)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(cwd)
+    try:
+        if arguments[0] == "-m":
+            sys.argv = arguments[1:]
+            sys.path[0] = cwd
+            runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+        else:
+            script = Path(cwd, arguments[0])
+            sys.argv = [arguments[0], *arguments[1:]]
+            sys.path[0] = str(script.parent)
+            runpy.run_path(str(script), run_name="__main__")
+    finally:
+        atexit._run_exitfuncs()  # multiprocessing ends its processes without them
