@@ -315,8 +315,10 @@ def build_page(models: list[tuple], defaults: Decoding, max_concurrent_generatio
     async def answer(instruction, input, temperature, top_p, max_new_tokens, visit, event: gr.EventData):
         if event.target is again and visit:
             instruction, input = visit[-1].instruction, visit[-1].input
-        answered = Answered(instruction.strip(), input.strip(), response_cards([("", "")] * len(models), 0))
-        decoding = Decoding(min(int(max_new_tokens), defaults.max_new_tokens), temperature, top_p)
+        # No text at all, or half a surrogate pair, may come from elsewhere than the page.
+        texts = [(text or "").encode("utf-8", "replace").decode().strip() for text in (instruction, input)]
+        answered = Answered(*texts, response_cards([("", "")] * len(models), 0))
+        decoding = Decoding(int(min(defaults.max_new_tokens, max_new_tokens)), temperature, top_p)
         try:
             check_asked(answered.instruction, answered.input, decoding)
         except UserError as error:
