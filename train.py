@@ -46,7 +46,13 @@ from alpaca.training.arguments import (
     say,
 )
 from alpaca.training.base_model import check_positions, check_wrapped_layer, load_config, skeleton
-from alpaca.training.checkpoints import SaveAndStopOnSigterm, check_output_dir, check_same_data, checkpoint_to_resume
+from alpaca.training.checkpoints import (
+    SaveAndStopOnSigterm,
+    check_output_dir,
+    check_same_data,
+    check_same_sharding,
+    checkpoint_to_resume,
+)
 from alpaca.training.conversations import chat_template, sources_and_targets
 from alpaca.training.packed_steps import compile_layers
 from alpaca.training.response_loss import compute_loss_on_response_only
@@ -354,6 +360,7 @@ def train() -> None:
     adapters.check(lora_args, meta_model, model_args.init_from_config)
     adapters.check_quantization(lora_args, config)
     checkpoint = checkpoint_to_resume(training_args.resume_from_checkpoint, training_args.output_dir, say)
+    check_same_sharding(checkpoint, training_args)
 
     tokenizer, num_new_tokens = load_tokenizer(
         model_args.model_name_or_path, training_args.cache_dir, training_args.model_max_length

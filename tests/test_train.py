@@ -244,6 +244,7 @@ def test_flags_of_2023_mean_what_they_meant():
 
 def test_fsdp_flags_of_2023_become_an_fsdp_config(monkeypatch):
     monkeypatch.setattr(arguments.TrainingArguments, "_fall_back_to_what_the_hardware_has", lambda self: None)
+    monkeypatch.setattr(arguments, "be_a_group_of_one", lambda: None)
     args = parse(
         *("--use_cpu", "True", "--fsdp", "full_shard auto_wrap offload"),
         *("--fsdp_transformer_layer_cls_to_wrap", "LlamaDecoderLayer", "--fsdp_config", '{"min_num_params": 0}'),
@@ -268,9 +269,9 @@ def test_full_shard_gives_weights_back_after_the_forward_pass_where_there_is_som
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about a machine without a GPU")
 def test_what_the_hardware_lacks_is_left_out_with_a_warning(capsys):
-    args = parse("--bf16", "True", "--tf32", "True", "--fsdp", "full_shard auto_wrap")
-    assert (args.bf16, args.tf32, args.fsdp) == (False, None, None)
-    assert capsys.readouterr().err.count("warning:") == 3
+    args = parse("--bf16", "True", "--tf32", "True")
+    assert (args.bf16, args.tf32) == (False, None)
+    assert capsys.readouterr().err.count("warning:") == 2
 
 
 def test_the_command_line_wins_over_the_config_file(tmp_path):
