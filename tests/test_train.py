@@ -227,6 +227,11 @@ def test_a_conversation_keeps_system_message_and_earlier_turns(tokenizer):
 # ---- Flags ----
 
 
+@pytest.fixture(autouse=True)
+def environment_as_it_is(monkeypatch):
+    monkeypatch.setattr(arguments, "be_a_group_of_one", lambda: None)
+
+
 def parse(*flags):
     return arguments.parse_arguments(["--data_path", "x.json", "--output_dir", "out", *flags])[-1]
 
@@ -244,7 +249,6 @@ def test_flags_of_2023_mean_what_they_meant():
 
 def test_fsdp_flags_of_2023_become_an_fsdp_config(monkeypatch):
     monkeypatch.setattr(arguments.TrainingArguments, "_fall_back_to_what_the_hardware_has", lambda self: None)
-    monkeypatch.setattr(arguments, "be_a_group_of_one", lambda: None)
     args = parse(
         *("--use_cpu", "True", "--fsdp", "full_shard auto_wrap offload"),
         *("--fsdp_transformer_layer_cls_to_wrap", "LlamaDecoderLayer", "--fsdp_config", '{"min_num_params": 0}'),
