@@ -15,29 +15,41 @@ to <figure>. The model behind a server is asked through the OpenAI API at OPENAI
 
 import asyncio
 import hashlib
+import math
 import re
 import sys
 from pathlib import Path
 
 from alpaca.evaluation.predictions import Pair, Task, load_pairs, load_tasks, prediction
-from alpaca.evaluation.results import FIGURE_TITLE, draw, human_table, judge_table, judged_pairs, rated_pairs
+from alpaca.evaluation.results import (
+    FIGURE_TITLE,
+    draw,
+    human_table,
+    judge_table,
+    judged_pairs,
+    rated_pairs,
+    verdict_check,
+)
 from alpaca.evaluation.win_rate import num_pairs_needed
 from alpaca.inference import local
 from alpaca.inference.local import Decoding
 from alpaca.inference.refusals import PromptRefused
-from alpaca.inference.server import ServerModel, as_answered, chat_message, check_api
+from alpaca.inference.server import MAX_CONCURRENT_REQUESTS, ServerModel, as_answered, chat_message, check_api
 from alpaca.row_files import AppendOnlyFile, read_settings_and_rows
 from utils import (
     UserError,
     check_figure_path,
     check_output_path,
+    check_ranges,
     format_prompt,
     jdump,
     jload,
+    printable,
     read_text,
     run_commands,
     save_figure,
     shipped,
+    without_secrets,
 )
 
 # ---- Responses ----
@@ -82,9 +94,10 @@ def generate(
     check_api(api)
     if (model_name_or_path is None) == (model_name is None):
         raise UserError("generate takes either --model_name_or_path (local) or --model_name (on a server).")
-    for flag, value in (("batch_size", batch_size), ("max_concurrent_requests", max_concurrent_requests)):
-        if value < 1:
-            raise UserError(f"--{flag} {value}: takes a number from 1.")
+    check_ranges(
+        {"batch_size": batch_size, "max_concurrent_requests": max_concurrent_requests},
+        {"batch_size": (1, math.inf), "max_concurrent_requests": (1, MAX_CONCURRENT_REQUESTS)},
+    )
     check_output_path(output_path)
     tasks = load_tasks(shipped(instructions_path))
     name = model_name or model_name_or_path
@@ -109,7 +122,7 @@ def generate(
         print(f"{output_path} already holds all {len(tasks):,} responses.")
         return
     partial_path = Path(f"{output_path}.partial")
-    with AppendOnlyFile(partial_path, settings) as file:
+    with AppendOnlyFile(partial_path, settings, check=response_check(len(tasks))) as file:
         done = {row["index"] for row in file.rows}
         remaining = {i: task for i, task in enumerate(tasks) if i not in done}
         if not remaining:
@@ -129,6 +142,21 @@ def generate(
             file.append({"index": index, "output": output, "finish_reason": finish_reason})
         write_predictions(file.rows, tasks, generator, Path(instructions_path).stem, output_path, prompt_form)
         partial_path.unlink()
+
+
+def response_check(num_tasks: int):
+    """A check of the rows of <output_path>.partial, one after the other."""
+    seen = set()
+
+    def check(row: dict) -> str | None:
+        index = row.get("index")
+        if type(index) is not int or not 0 <= index < num_tasks or index in seen:
+            return f"'index' is {index!r}: no task, or one that was there before"
+        seen.add(index)
+        is_response = isinstance(row.get("output"), str) and isinstance(row.get("finish_reason"), str | None)
+        return None if is_response else "no response with output and finish_reason"
+
+    return check
 
 
 def write_predictions(
@@ -240,12 +268,13 @@ def judge(
     decoding = Decoding(max_new_tokens)
     decoding.check()
     check_api(api)
-    if max_concurrent_requests < 1:
-        raise UserError(f"--max_concurrent_requests {max_concurrent_requests}: takes a number from 1.")
+    check_ranges(
+        {"max_concurrent_requests": max_concurrent_requests}, {"max_concurrent_requests": (1, MAX_CONCURRENT_REQUESTS)}
+    )
     template = load_judge_prompt(shipped(prompt_path))
     names, pairs = load_pairs(predictions_1, predictions_2)
     settings = {**pair_settings("judge", names, pairs), "judge": model_name, "prompt": digest([template])}
-    with AppendOnlyFile(output_path, settings) as file:
+    with AppendOnlyFile(output_path, settings, check=verdict_check("judge", keys_of(pairs))) as file:
         done = {(row["instruction"], row["input"], row["first"]) for row in file.rows}
         items = [
             (pair, first)
@@ -271,7 +300,7 @@ def judge(
 def many_unparsable(reply: str, finish_reason: str | None) -> str:
     """What to do about a judge whose replies hold no verdict, of which reply is one."""
     advice = "Raise --max_new_tokens." if finish_reason == "length" else "Try another judge, or another --prompt_path."
-    end = " ".join(reply.split())[-100:]
+    end = printable(without_secrets(" ".join(reply.split())))[-100:]
     return f"warning: {MANY_UNPARSABLE} replies without exactly one verdict; the last one ends: {end!r}. {advice}"
 
 
@@ -300,6 +329,11 @@ def read_verdict(reply: str) -> str:
     return VERDICT_NAMES[found.pop()] if len(found) == 1 else "unparsable"
 
 
+def keys_of(pairs: list[Pair]) -> set[tuple[str, str]]:
+    """What verdicts name the pairs by."""
+    return {(pair.task.instruction, pair.task.input) for pair in pairs}
+
+
 def pair_settings(kind: str, names: tuple[str, str], pairs: list[Pair]) -> dict:
     """What a file of verdicts begins with: a verdict holds for these responses only."""
     texts = (text for pair in pairs for text in (pair.task.text, *pair.outputs))
@@ -316,6 +350,7 @@ def human(
     seed: int = 0,
     host: str = "127.0.0.1",
     port: int = 7861,
+    password: str | None = None,
 ) -> None:
     """Serve a web page on which people compare two models' responses blindly; Ctrl-C ends and prints the table.
 
@@ -326,14 +361,16 @@ def human(
         seed: of the raters' random orders; each rater has another one.
         host: address to serve at; 0.0.0.0 lets in whoever reaches this machine.
         port: port to serve at.
+        password: what raters have to log in with, under any name.
     """
     from alpaca.evaluation.rating_page import CSS, BlindEvaluation, build_page, keyboard
     from alpaca.inference.web_page import check_port, serve
 
     names, pairs = load_pairs(predictions_1, predictions_2)
     check_port(host, port)
-    with AppendOnlyFile(output_path, {**pair_settings("human", names, pairs), "seed": seed}) as file:
-        serve(build_page(BlindEvaluation(pairs, file, seed)), host, port, CSS, keyboard())
+    settings = {**pair_settings("human", names, pairs), "seed": seed}
+    with AppendOnlyFile(output_path, settings, check=verdict_check("human", keys_of(pairs))) as file:
+        serve(build_page(BlindEvaluation(pairs, file, seed)), host, port, CSS, keyboard(), password)
         print(human_table(names, file.rows))
 
 
@@ -349,10 +386,15 @@ def report(verdicts_path: str, figure: str | None = None) -> None:
     """
     if figure:
         check_figure_path(figure, FIGURE_TITLE)
-    settings, rows = read_settings_and_rows(verdicts_path)
     kinds = {"judge": (judge_table, judged_pairs), "human": (human_table, rated_pairs)}
-    if settings.get("kind") not in kinds:
-        raise UserError(f"{verdicts_path}: not a file of `compare.py judge` or `compare.py human`.")
+
+    def check_for(settings: dict):
+        are_texts = all(isinstance(settings.get(name), str) for name in ("kind", "model_1", "model_2"))
+        if not are_texts or settings["kind"] not in kinds:
+            raise UserError(f"{verdicts_path}: not a file of `compare.py judge` or `compare.py human`.")
+        return verdict_check(settings["kind"])
+
+    settings, rows = read_settings_and_rows(verdicts_path, check_for)
     names = settings["model_1"], settings["model_2"]
     table, pairs = kinds[settings["kind"]]
     print(table(names, rows))

@@ -26,8 +26,8 @@ from alpaca.generation.online import generate
 from alpaca.generation.task_pool import Script, TaskPool, task_files
 from alpaca.generation.trace import check_records, describe
 from alpaca.inference.answers import Answer
-from alpaca.inference.server import check_api
-from utils import ROOT, UserError, read_text, run_commands, shipped
+from alpaca.inference.server import MAX_CONCURRENT_REQUESTS, check_api
+from utils import ROOT, UserError, check_ranges, printable, read_text, run_commands, shipped
 
 PROMPT_PATH = ROOT / "prompt.txt"
 LAST_TASK_NUMBER = 20  # prompt.txt asks for a list of twenty tasks, the sampled seed tasks included
@@ -44,6 +44,7 @@ STOP = [f"###\n{LAST_TASK_NUMBER + 1}."]
 # OpenAI's completions models whose end-of-text token is 50256: they are kept from ending the list early. To other
 # tokenizers, those of gpt-3.5-turbo-instruct and davinci-002 included, the id means another token or none.
 END_OF_TEXT_IS_50256 = re.compile(r"text-(davinci|curie|babbage|ada)-00[123]|davinci|curie|babbage|ada|gpt2")
+MAX_PROMPTS_PER_REQUEST = 2048  # what OpenAI's servers take
 
 
 # ---- The prompt ----
@@ -354,7 +355,7 @@ def read_batch(
             print(pool.table(), flush=True)
         refused = [offline.batch_request(*prompt, script, flags) for prompt in found.refused]
         offline.update_retry(retry_path, refused, files.custom_ids)
-        print(found.summary(retry_path))
+        print(printable(found.summary(retry_path)))
 
 
 def trace(output_dir: str = "./", task: int | None = None, check: bool = False) -> None:
@@ -378,20 +379,16 @@ def _check_flags(flags: dict) -> list[dict]:
         "num_requests": (1, math.inf),
         "parts": (1, flags.get("num_requests")),
         "num_prompt_instructions": (1, LAST_TASK_NUMBER - 1),
-        "request_batch_size": (1, math.inf),
+        "request_batch_size": (1, MAX_PROMPTS_PER_REQUEST),
         "temperature": (0, 2),
         "top_p": (0, 1),
         "num_cpus": (1, math.inf),
-        "max_concurrent_requests": (1, math.inf),
+        "max_concurrent_requests": (1, MAX_CONCURRENT_REQUESTS),
         "similarity_threshold": (0, 1),
         "max_total_tokens": (1, math.inf),
         "max_tokens_per_request": (1, math.inf),
     }
-    for name, (lowest, highest) in ranges.items():
-        value = flags.get(name)
-        if value is not None and not lowest <= value <= highest:
-            limits = f"from {lowest} to {highest}" if highest < math.inf else f"{lowest} or more"
-            raise UserError(f"--{name} {value}: it has to be {limits}.")
+    check_ranges(flags, ranges)
     check_api(flags["api"])
     if "max_concurrent_requests" not in flags and flags["api"] == "auto":
         raise UserError("--api auto: of a file, it has to be completions or chat.")

@@ -33,7 +33,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.utils.data import Dataset
 
 from alpaca.examples import load_examples, sha256_of
-from alpaca.inference.local import num_rows_of, resize_embeddings
+from alpaca.inference.local import NO_CODE, load_errors_in_one_line, num_rows_of, resize_embeddings
 from alpaca.training import adapters, card, evaluation, memory
 from alpaca.training.arguments import (
     DataArguments,
@@ -52,6 +52,7 @@ from alpaca.training.checkpoints import (
     check_same_data,
     check_same_sharding,
     checkpoint_to_resume,
+    lock_output_dir,
 )
 from alpaca.training.conversations import chat_template, sources_and_targets
 from alpaca.training.packed_steps import compile_layers
@@ -229,17 +230,15 @@ def make_supervised_data_module(
 
 def load_tokenizer(model_name_or_path: str, cache_dir: str | None, model_max_length: int):
     """The tokenizer with every special token and a chat template, and how many tokens had to be added for that."""
-    options = {"cache_dir": cache_dir, "model_max_length": model_max_length}
+    options = {"cache_dir": cache_dir, "model_max_length": model_max_length, **NO_CODE}
     options |= {"padding_side": "right", "truncation_side": "right"}
-    try:
+    with load_errors_in_one_line(f"{model_name_or_path}: no tokenizer"):
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(model_name_or_path, **options)
         except RecursionError:
             # The first LLaMA conversions have "" for the names of these tokens; transformers 5.23 loops on that.
             options |= {name: token for name, token in SPECIAL_TOKENS.items() if name != "pad_token"}
             tokenizer = transformers.AutoTokenizer.from_pretrained(model_name_or_path, **options)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{model_name_or_path}: no tokenizer ({' '.join(str(error).split())}).") from None
     num_new_tokens = tokenizer.add_special_tokens(missing_special_tokens(tokenizer))
     if isinstance(tokenizer, transformers.LlamaTokenizer) and "add_bos_token" not in tokenizer.init_kwargs:
         # transformers 5.23 forgets this default of LLaMA's where a checkpoint has a tokenizer.model only.
@@ -281,18 +280,20 @@ def load_model(
 ) -> transformers.PreTrainedModel:
     """The model with a row for each new token, in float32: the optimizer's copy, which mixed precision rounds for the
     arithmetic only. Frozen weights may be kept in 4 bits."""
-    if model_args.init_from_config:
-        model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    else:
-        if training_args.fsdp:
-            os.environ["ACCELERATE_USE_FSDP"] = "true"  # what cpu_ram_efficient_loading asks for while it loads
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            model_args.model_name_or_path,
-            config=config,
-            cache_dir=training_args.cache_dir,
-            dtype=torch.float32,
-            quantization_config=adapters.quantization_config() if lora_args.load_in_4bit else None,
-        )
+    with load_errors_in_one_line(f"--model_name_or_path {model_args.model_name_or_path}"):
+        if model_args.init_from_config:
+            model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32, **NO_CODE)
+        else:
+            if training_args.fsdp:
+                os.environ["ACCELERATE_USE_FSDP"] = "true"  # what cpu_ram_efficient_loading asks for while it loads
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                model_args.model_name_or_path,
+                config=config,
+                cache_dir=training_args.cache_dir,
+                dtype=torch.float32,
+                quantization_config=adapters.quantization_config() if lora_args.load_in_4bit else None,
+                **NO_CODE,
+            )
     resize_embeddings(model, num_rows_of(tokenizer), num_new_tokens)
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
     try:
@@ -350,6 +351,7 @@ def train() -> None:
     check_processes(training_args)
     evaluation.check(data_args, training_args)
     check_output_dir(training_args.output_dir, lora_args)
+    lock_output_dir(training_args.output_dir)
     if training_args.should_save:
         card.check(training_args.output_dir)
     config = load_config(model_args, training_args.cache_dir)

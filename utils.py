@@ -9,12 +9,15 @@ import codecs
 import contextlib
 import difflib
 import errno
+import fcntl
 import functools
 import inspect
 import json
+import math
 import os
 import re
 import shutil
+import signal
 import sys
 import textwrap
 import types
@@ -43,6 +46,40 @@ PROMPT_DICT = {
 class UserError(Exception):
     """A user's mistake, told in one line: what, where, what to do. Ends a script with exit code 1."""
 
+    def __str__(self) -> str:
+        return printable(without_secrets(super().__str__()))  # wherever it is shown
+
+
+# What a terminal obeys (C0, C1), what ends a line or turns its direction, and halves of surrogate pairs.
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+USER_AND_PASSWORD = re.compile(r"(?<=://)[^\s/?#@]*@|[^\s/@'\":]{1,64}:[^\s/@'\"]{0,64}@(?=[\w\[])")
+QUERY = re.compile(r"(://[^\s?'\"]{1,256})\?[^\s'\")]*")
+SECRETS = ("OPENAI_API_KEY", "HF_TOKEN")
+MIN_SECRET_LENGTH = 8  # a server's "none" or "EMPTY" is no secret, but a part of many texts
+
+
+def printable(text: object, keep: str = "") -> str:
+    """Text of others (servers, models, files, raters) as it may be printed: without control characters, except those
+    in keep. Line ends become spaces.
+
+    >>> printable("a\\x1b[2Jb\\nc")
+    'a[2Jb c'
+    """
+    return CONTROL.sub(lambda c: c[0] if c[0] in keep else " " if c[0].isspace() else "", str(text))
+
+
+def without_secrets(text: object) -> str:
+    """Text as it may be printed and logged: without keys, and addresses without user, password and query.
+
+    >>> without_secrets("no https://me:pw@host/v1?key=1 there")
+    'no https://host/v1 there'
+    """
+    text = str(text)
+    for secret in (os.environ.get(name, "").strip() for name in SECRETS):
+        if len(secret) >= MIN_SECRET_LENGTH:
+            text = text.replace(secret, "***")
+    return QUERY.sub(r"\1", USER_AND_PASSWORD.sub("", text))
+
 
 def format_prompt(instruction: str, input: str = "") -> str:
     """The prompt of one example; the model's response follows it directly.
@@ -64,6 +101,7 @@ def encoding_of(start: bytes) -> str:
 
 def read_text(path: str | os.PathLike) -> str:
     """The content of a text file, UTF-8 or, with a byte order mark, UTF-16. Raises UserError where there is none."""
+    check_regular(path)
     try:
         with open(path, "rb") as f:
             encoding = encoding_of(f.read(3))
@@ -78,20 +116,34 @@ def read_text(path: str | os.PathLike) -> str:
 
 def jload(path: str | os.PathLike) -> typing.Any:
     """The content of a JSON file. Raises UserError, with line and column, where there is none."""
-    with json_errors_in_one_line(path):
-        return json.loads(read_text(path))
+    return parse_json(read_text(path), str(path))
+
+
+def parse_json(text: str, place: str, is_line: bool = False) -> typing.Any:
+    """What a JSON text holds, a file's or one of its lines. Raises UserError as json_errors_in_one_line does."""
+    with json_errors_in_one_line(place, is_line):
+        return json.loads(text)
 
 
 @contextlib.contextmanager
-def json_errors_in_one_line(place: str | os.PathLike, is_line: bool = False) -> Iterator[None]:
-    """Text that is not JSON as a UserError that names the place in it; place is a file, or a line of one."""
+def json_errors_in_one_line(place: str, is_line: bool = False) -> Iterator[None]:
+    """A text at place that is not JSON, or more than Python reads: a UserError."""
     try:
         yield
     except json.JSONDecodeError as error:
-        line = "" if is_line else f", line {error.lineno}"
-        raise UserError(f"{place}{line}, column {error.colno}: not JSON ({error.msg}).") from None
-    except (RecursionError, ValueError) as error:  # nested too deep, or a number of thousands of digits
-        raise UserError(f"{place}: JSON that cannot be read ({error}).") from None
+        where = "" if is_line else f"line {error.lineno}, "
+        raise UserError(f"{place}, {where}column {error.colno}: not JSON ({error.msg}).") from None
+    except RecursionError:
+        raise UserError(f"{place}: not JSON that can be read, since it is nested too deeply.") from None
+    except ValueError:  # more than 4,300 digits
+        raise UserError(f"{place}: not JSON that can be read, since it holds a number that is too long.") from None
+
+
+def check_regular(path: str | os.PathLike) -> None:
+    """Raise UserError for what could be read for ever or be somebody's link: a device, a pipe, a folder, a link to
+    nothing. A missing file is let through."""
+    if os.path.lexists(path) and not os.path.isfile(path):
+        raise UserError(f"{path}: {'a folder' if os.path.isdir(path) else 'not a regular file'}. Name a file.")
 
 
 def jdump(obj: typing.Any, path: str | os.PathLike) -> None:
@@ -135,6 +187,8 @@ def os_errors_in_one_line(path: str | os.PathLike | None = None, advice: str = "
     """A full disk, a missing permission, a quota: a UserError that names path, or else the file that failed."""
     try:
         yield
+    except BrokenPipeError:  # whoever read our standard output has left: no file's fault
+        raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT) and not advice:
             advice = "Free some space and run it again."
@@ -142,11 +196,33 @@ def os_errors_in_one_line(path: str | os.PathLike | None = None, advice: str = "
         raise UserError(f"{where}: {error.strerror or error}. {advice}".strip()) from error
 
 
+def lock_or_refuse(descriptor: int, path: str | os.PathLike) -> None:
+    """Keep other runs away from an open file or folder as long as this process has it open. Raises UserError where
+    another has it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(f"{path}: another run is at work here; wait for it, or name another.") from None
+
+
+def check_ranges(values: dict[str, typing.Any], ranges: dict[str, tuple[float, float]]) -> None:
+    """Raise UserError for a flag whose value is not from lowest to highest, both included; None stands for no value.
+
+    >>> check_ranges({"top_p": math.nan}, {"top_p": (0, 1)})
+    Traceback (most recent call last):
+    utils.UserError: --top_p nan: takes a number from 0 to 1.
+    """
+    for name, (lowest, highest) in ranges.items():
+        value = values.get(name)
+        if value is not None and not (lowest <= value <= highest and math.isfinite(value)):
+            limits = f"from {lowest} to {highest}" if highest < math.inf else f"from {lowest}"
+            raise UserError(f"--{name} {value}: takes a number {limits}.")
+
+
 def check_output_path(path: str | os.PathLike) -> None:
     """Raise UserError, before any work, where no file can be written at path: its folder is missing, say."""
     path = Path(path)
-    if path.exists() and not path.is_file():
-        raise UserError(f"{path}: not a regular file. Name another one.")
+    check_regular(path)
     if not path.parent.is_dir():
         raise UserError(f"{path}: there is no folder {path.parent}. Make it, or name another file.")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
@@ -225,6 +301,10 @@ def run_commands(commands: dict[str, Callable], argv: list[str] | None = None) -
         argv = _with_lists_as_one(argv, commands.get(argv[0]))
         as_text = fire.decorators.SetParseFn(str)
         fire.Fire({name: as_text(_checked(name, f)) for name, f in commands.items()}, command=argv, name=script)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `report | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the interpreter's end
+        raise SystemExit(128 + signal.SIGPIPE) from None
     except UserError as error:
         print(f"{script}: {error}", file=sys.stderr)
         raise SystemExit(1) from None
@@ -326,4 +406,4 @@ def _read_value(parameter: inspect.Parameter, text: str) -> typing.Any:
             with contextlib.suppress(ValueError):
                 return kind(text)
     names = " or ".join("None" if kind is types.NoneType else kind.__name__ for kind in kinds)
-    raise UserError(f"--{parameter.name} takes {names}, not {text!r}.")
+    raise UserError(f"--{parameter.name} takes {names}, not {text[:100]!r}.")

@@ -16,7 +16,9 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+from alpaca.inference.local import NO_CODE, load_errors_in_one_line
 from alpaca.weights import model_files
+from alpaca.weights.known_sum import check_sum, is_alpaca_7b, rotary_sums
 from alpaca.weights.manifest import MANIFEST, Manifest, read_manifest
 from alpaca.weights.model_files import INDEX, Shards, ShardWriter, StoredTensor, bytes_of, new_directory, size_text
 from alpaca.weights.pairs import (
@@ -28,19 +30,10 @@ from alpaca.weights.pairs import (
     read_architecture,
     stream,
 )
-from utils import UserError, format_prompt, os_errors_in_one_line, run_commands
+from utils import UserError, format_prompt, os_errors_in_one_line, printable, run_commands
 
 # Follows from the configuration. The library versions of spring 2023 stored one such buffer per layer.
 ROTARY_BUFFER = "rotary_emb.inv_freq"
-
-# The published Alpaca-7B is LLaMA-7B with one more row, for [PAD], in both embeddings.
-ALPACA_7B_PARAMETERS = 6_738_423_808
-ALPACA_7B_EMBEDDING = (32001, 4096)
-# The original script's sum and tolerance.
-ALPACA_7B_SUM, SUM_TOLERANCE = 50637.1836, 1e-2
-# In the state dict that the sum was taken over, each layer's tensors came in this order.
-LAYER_ORDER = ("q_proj", "k_proj", "v_proj", "o_proj", "inv_freq", "gate_proj", "down_proj", "up_proj")
-LAYER_ORDER += ("input_layernorm", "post_attention_layernorm")
 
 INSTRUCTION = "Name three things that people use every day."
 NEW_TOKENS = 64
@@ -96,7 +89,8 @@ def announce(pairs: list[Pair], shards: Shards, target: str | None) -> None:
     size = f"{size_text(model_files.total_bytes(shards))} to {target}" if target else "nothing (no --path_tuned)"
     print(f"{model_files.total_numel(shards):,} parameters in {len(pairs)} tensors; writing {size}.")
     if longer := [pair.name for pair in pairs if pair.base_numel < pair.source.numel]:
-        print(f"The base model has fewer tokens: {' and '.join(longer)} gain rows, each the mean of the base's.")
+        names = printable(" and ".join(longer))
+        print(f"The base model has fewer tokens: {names} gain rows, each the mean of the base's.")
 
 
 def float32_config(content: bytes, is_tied: bool | None) -> bytes:
@@ -138,7 +132,7 @@ def make_diff(path_raw: str, path_tuned: str, path_diff: str, device: str = "cpu
         shards[next(iter(shards))] += [(name, "F32", shape) for name, shape in buffers.items()]
         announce(pairs, shards, path_diff)
         if left_out := sorted((tuned.keys() | tuned_buffers.keys()) - {pair.name for pair in pairs}):
-            print(f"{len(left_out)} tensors that are no part of the model are left out: {left_out[0]}, ...")
+            print(f"{len(left_out)} tensors that are no part of the model are left out: {printable(left_out[0])}, ...")
         with new_directory(path_diff, model_files.total_bytes(shards)) as directory:
             writer = ShardWriter(directory, shards)
             num_bytes = sum(pair.nbytes for pair in pairs)
@@ -151,14 +145,14 @@ def make_diff(path_raw: str, path_tuned: str, path_diff: str, device: str = "cpu
             tensors = {pair.name: record for pair, record in zip(pairs, records, strict=True)}
             manifest = Manifest(exact, architecture.prefix, architecture.tied, twins, tensors)
             manifest.write(directory, headers, {name: 4 * math.prod(shape) for name, shape in buffers.items()})
-    print(describe_deviation(manifest))
+    print(printable(describe_deviation(manifest)))
     if twins:
         print(
             f"{' and '.join(twins)}, which the tuned model ties to another tensor, is in the difference a second time: "
             "the original script adds the base to each name. --exact True writes it once."
         )
     if left_behind:
-        print(f"Of {path_tuned}, this stays behind: {', '.join(left_behind)}.")
+        print(f"Of {path_tuned}, this stays behind: {printable(', '.join(left_behind))}.")
     print(f"Wrote {path_diff}.")
 
 
@@ -274,11 +268,14 @@ def recover(
                     files["config.json"] = float32_config(files["config.json"], True if manifest.tied else None)
                 index_path = Path(path_diff) / (manifest.shard_prefix + INDEX)
                 model_files.write_small_files(directory, files, shards, index_path)
-    print(describe_recovery(pairs, manifest))
+    print(printable(describe_recovery(pairs, manifest)))
     if path_tuned is not None:
         print(f"Wrote {path_tuned}.")
     if dtype is not None:
-        print_completion(path_tuned or path_diff, dtype, state_dict, bool(manifest.tied))
+        try:
+            print_completion(path_tuned or path_diff, dtype, state_dict, bool(manifest.tied))
+        except UserError as error:  # what was recovered is right all the same
+            print(f"No completion from the recovered model: {error}")
 
 
 def plan_recovery(
@@ -320,7 +317,8 @@ def add_twice_where_tied(pairs: list[Pair], architecture: Architecture) -> None:
     for pair in pairs:
         if architecture.bare(pair.name) in tied:
             pair.times = 2
-            print(f"The base was subtracted twice from {pair.name}, as the original script does; it is added twice.")
+            name = printable(pair.name)
+            print(f"The base was subtracted twice from {name}, as the original script does; it is added twice.")
 
 
 def add_pairs(
@@ -365,66 +363,6 @@ def describe_recovery(pairs: list[Pair], manifest: Manifest) -> str:
         f"Recovered {num_kept} tensors; base, diff and result have the SHA-256 that the manifest says. "
         f"{describe_deviation(manifest)}"
     )
-
-
-# ---- Alpaca-7B's known sum ----
-
-
-def is_alpaca_7b(pairs: list[Pair]) -> bool:
-    """Whether these are the shapes of the published Alpaca-7B."""
-    return sum(pair.source.numel for pair in pairs) == ALPACA_7B_PARAMETERS and any(
-        pair.source.shape == ALPACA_7B_EMBEDDING for pair in pairs
-    )
-
-
-def check_sum(buffers: dict[str, float], sums: dict[str, float]) -> str:
-    """Compare the sum of all values with that of the published Alpaca-7B; say what it is, or raise UserError.
-
-    buffers, sums: name -> float64 sum, of the rotary buffers and of all other tensors. The published number is a
-    float32 running total, one tensor after the other. Near 50,000 such a total moves in steps of 0.004, so that its
-    323 additions may end some hundredths beside the sum in float64, which is more than the tolerance. Hence both are
-    formed, the sum in float64 and the total as the original formed it, and one of them has to be right.
-    """
-    import numpy
-
-    without = math.fsum(sums.values())
-    total = without + math.fsum(buffers.values())
-    running, sums = numpy.float32(0), sums | buffers
-    for name in sorted(sums, key=_place_in_state_dict):
-        running += numpy.float32(sums[name])
-    found = f"{total:.4f} ({without:.4f} without the inv_freq buffers, which today's state dict lacks)"
-    if min(abs(total - ALPACA_7B_SUM), abs(float(running) - ALPACA_7B_SUM)) > SUM_TOLERANCE:
-        raise UserError(
-            f"the sum of all values is {found}, not Alpaca-7B's {ALPACA_7B_SUM}: a file of the base or of the diff is "
-            "damaged, or they do not belong together. --check_integrity_naively False recovers in spite of it."
-        )
-    return f"The sum of all values is {found}, as it has to be for Alpaca-7B ({ALPACA_7B_SUM})."
-
-
-def _place_in_state_dict(name: str) -> tuple:
-    """A key that sorts LLaMA's tensors as the original's state dict had them."""
-    parts = name.split(".")
-    if "layers" in parts:
-        return 1, int(parts[parts.index("layers") + 1]), next(i for i, n in enumerate(LAYER_ORDER) if n in parts)
-    return (0,) if "embed_tokens" in parts else (2, parts[0] == "lm_head")
-
-
-def rotary_sums(diff: dict[str, StoredTensor], base: dict[str, StoredTensor]) -> dict[str, float]:
-    """The sum of every layer's inv_freq buffer as the original recovered it: from the files, or else computed.
-
-    RoPE, arXiv 2104.09864: inv_freq[i] = 10000^(-2i/128) for heads of 128.
-    """
-    import torch
-
-    computed = 1.0 / (10000 ** (torch.arange(0, 128, 2).float() / 128))
-    sums = {}
-    for layer in range(32):
-        name = f"model.layers.{layer}.self_attn.rotary_emb.inv_freq"
-        values = base[name].read(0, base[name].numel).float() if name in base else computed
-        if name in diff:
-            values = values + diff[name].read(0, diff[name].numel).float()
-        sums[name] = values.sum(dtype=torch.float64).item()
-    return sums
 
 
 # ---- The completion at the end ----
@@ -473,27 +411,27 @@ def print_completion(path: str, dtype, state_dict: dict, is_tied: bool) -> None:
 
     from alpaca.inference.local import max_length
 
-    tokenizer = AutoTokenizer.from_pretrained(path)
-    if state_dict:
-        config = AutoConfig.from_pretrained(path)
-        if is_tied:
-            config.tie_word_embeddings = True
-        with torch.device("meta"):  # only to learn its class
-            model_class = type(AutoModelForCausalLM.from_config(config))
-        model = model_class.from_pretrained(None, config=config, state_dict=state_dict, dtype=dtype)
-    else:
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
-    inputs = tokenizer(format_prompt(INSTRUCTION), return_tensors="pt")
-    room = max_length(model.config) - inputs["input_ids"].shape[1]
-    if room < 1:
-        print(
-            f"No completion: the prompt takes more than the {max_length(model.config):,} tokens that the model reads."
-        )
-        return
-    with torch.inference_mode():
-        ids = model.generate(**inputs, max_new_tokens=min(NEW_TOKENS, room), do_sample=False)
-    completion = tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    print(f"Instruction: {INSTRUCTION}\nCompletion ({str(dtype).removeprefix('torch.')}): {completion.strip()}")
+    with load_errors_in_one_line(path):
+        tokenizer = AutoTokenizer.from_pretrained(path, **NO_CODE)
+        if state_dict:
+            config = AutoConfig.from_pretrained(path, **NO_CODE)
+            if is_tied:
+                config.tie_word_embeddings = True
+            with torch.device("meta"):  # only to learn its class
+                model_class = type(AutoModelForCausalLM.from_config(config, **NO_CODE))
+            model = model_class.from_pretrained(None, config=config, state_dict=state_dict, dtype=dtype)
+        else:
+            model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **NO_CODE)
+        inputs = tokenizer(format_prompt(INSTRUCTION), return_tensors="pt")
+        room = max_length(model.config) - inputs["input_ids"].shape[1]
+        if room < 1:
+            print(f"No completion: the prompt takes all {max_length(model.config):,} tokens that the model reads.")
+            return
+        with torch.inference_mode():
+            ids = model.generate(**inputs, max_new_tokens=min(NEW_TOKENS, room), do_sample=False)
+        completion = tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    completion = printable(completion.strip(), keep="\n\t")
+    print(f"Instruction: {INSTRUCTION}\nCompletion ({str(dtype).removeprefix('torch.')}): {completion}")
 
 
 if __name__ == "__main__":

@@ -22,11 +22,13 @@ from pathlib import Path
 from utils import (
     TO_UTF_8,
     UserError,
+    check_regular,
     encoding_of,
     is_hub_name,
     jload,
     json_errors_in_one_line,
     os_errors_in_one_line,
+    parse_json,
     read_text,
 )
 
@@ -164,8 +166,7 @@ def read_rows(data_path: str | os.PathLike, cache_dir: str | None = None) -> lis
         if "/" in str(data_path) and is_hub_name(str(data_path)):
             return _with_index(read_hub_dataset(str(data_path), cache_dir))
         raise UserError(f"{data_path}: no such file.")
-    if path.is_dir():
-        raise UserError(f"{data_path}: a folder. Name a JSON, JSON lines or Parquet file.")
+    check_regular(path)
     with os_errors_in_one_line(path):
         with open(path, "rb") as f:
             start = f.read(64)
@@ -198,7 +199,7 @@ def read_objects(path: Path) -> list[tuple[str, typing.Any]]:
 def _values_in(text: str, path: Path) -> list:
     """The JSON values in a text, one after the other."""
     decoder, values, position = json.JSONDecoder(), [], 0
-    with json_errors_in_one_line(path):
+    with json_errors_in_one_line(str(path)):
         while start := re.compile(r"\S").search(text, position):
             value, position = decoder.raw_decode(text, start.start())
             values.append(value)
@@ -224,8 +225,7 @@ def parse_json_line(line: bytes, place: str) -> typing.Any:
         text = line.removesuffix(b"\n").decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{place}, byte {error.start}: not UTF-8 text. {TO_UTF_8}") from None
-    with json_errors_in_one_line(place, is_line=True):
-        return json.loads(text)
+    return parse_json(text, place, is_line=True)
 
 
 def read_parquet(path: Path) -> list[dict]:
@@ -234,10 +234,10 @@ def read_parquet(path: Path) -> list[dict]:
 
     try:
         # ParquetFile, not read_table: a folder name such as input=1 would add columns.
-        table = pyarrow.parquet.ParquetFile(path)
+        table = pyarrow.parquet.ParquetFile(path, page_checksum_verification=True)
         columns = [name for name in COLUMNS if name in table.schema_arrow.names]
         return table.read(columns=columns).to_pylist()
-    except pyarrow.ArrowInvalid as error:
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
         raise UserError(f"{path}: not a whole Parquet file ({' '.join(str(error).split())}).") from None
 
 

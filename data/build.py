@@ -3,9 +3,10 @@
 python -m data.build alpaca_data
 python -m data.build replay --num_instructions_to_generate 100 --output_dir out/quick_start
 
-The first lets generate_instruction.py ask a local server that plays all of data/teacher_completions.jsonl,
-applies data/corrections.json to what the generator kept, and writes alpaca_data.json. The second stops after the
-generator, and leaves its regen.json in <output_dir>.
+The first lets generate_instruction.py ask a local server that plays all of data/teacher_completions.jsonl, lets it
+read the answers to a batch of prompts for longer tasks, data/teacher_answers_long.jsonl, applies data/corrections.json
+to what it kept, and writes alpaca_data.json. The second stops after the server, and leaves its regen.json in
+<output_dir>.
 """
 
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
@@ -27,11 +28,20 @@ SEED_TASKS_PATH = ROOT / "seed_tasks.jsonl"
 COMPLETIONS_PATH = ROOT / "data" / "teacher_completions.jsonl"
 CORRECTIONS_PATH = ROOT / "data" / "corrections.json"
 SEED, NUM_PROMPT_INSTRUCTIONS = 5, 3  # of the run whose prompts the teacher answered
+# `write_batch --prompt_path data/prompt_long.txt --seed 6 --num_requests 300 --api completions` wrote these prompts.
+ANSWERS_PATH = ROOT / "data" / "teacher_answers_long.jsonl"
+LONG_PROMPT_PATH = ROOT / "data" / "prompt_long.txt"
 
 
 def load_recordings() -> list[dict]:
     """The requests in their order: seed_task_ids, prompt, completion, finish_reason."""
     return [json.loads(line) for line in COMPLETIONS_PATH.read_text(encoding="utf-8").splitlines()]
+
+
+def load_long_answers() -> dict[str, str]:
+    """The answers to the batch, by custom_id."""
+    answers = map(json.loads, ANSWERS_PATH.read_text(encoding="utf-8").splitlines())
+    return {answer["custom_id"]: answer["response"]["body"]["choices"][0]["text"] for answer in answers}
 
 
 def replay(output_dir: str, num_instructions_to_generate: int | None = None) -> None:
@@ -57,10 +67,31 @@ def replay(output_dir: str, num_instructions_to_generate: int | None = None) -> 
         # The local server counts words. When the last recording has been played, the budget is used up.
         "max_total_tokens": sum(len(r["prompt"].split()) + len(r["completion"].split()) for r in recordings),
     }
-    command = [sys.executable, "-m", "generate_instruction", "generate_instruction_following_data"]
-    command += [f"--{name}={value}" for name, value in flags.items()]
     with OpenAIServer(recorded_answers(COMPLETIONS_PATH)) as server:
-        result = subprocess.run(command, cwd=ROOT, env={**os.environ, **server.environment}, check=False)
+        generate_instruction("generate_instruction_following_data", flags, **server.environment)
+
+
+def read_long_answers(output_dir: str) -> None:
+    """Add to the regen.json in output_dir what is new in the answers to the batch."""
+    flags = {
+        "responses_path": ANSWERS_PATH,
+        "output_dir": str(Path(output_dir).resolve()),
+        "seed_tasks_path": SEED_TASKS_PATH,
+        "prompt_path": LONG_PROMPT_PATH,
+        "num_prompt_instructions": NUM_PROMPT_INSTRUCTIONS,
+    }
+    generate_instruction("read_batch", flags)
+
+
+def generate_instruction(command: str, flags: dict, **environment: str) -> None:
+    """Run a command of generate_instruction.py, which prints its own table."""
+    arguments = [f"--{name}={value}" for name, value in flags.items()]
+    result = subprocess.run(
+        [sys.executable, "-m", "generate_instruction", command, *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        check=False,
+    )
     if result.returncode != 0:
         raise UserError(f"generate_instruction.py ended with exit code {result.returncode}; its message is above.")
 
@@ -76,6 +107,7 @@ def alpaca_data(data_path: str = str(DATA_PATH)) -> None:
         raise UserError(f"{data_path}: not made by this command, so it stays. Name another --data_path.")
     with tempfile.TemporaryDirectory() as folder:
         replay(folder)
+        read_long_answers(folder)
         tasks = [{name: task[name] for name in FIELDS} for task in jload(Path(folder) / "regen.json")]
     corrections = jload(CORRECTIONS_PATH)
     corrected = apply_corrections(tasks, corrections)
@@ -88,6 +120,7 @@ def alpaca_data(data_path: str = str(DATA_PATH)) -> None:
 def is_from_recordings(path: str) -> bool:
     """Do most instructions of a data file stand in the recordings? The others were corrected by hand."""
     recorded = "\n".join(recording["completion"] for recording in load_recordings())
+    recorded += "\n".join(load_long_answers().values())
     try:
         examples = load_examples(path)
     except UserError:

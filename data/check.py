@@ -2,10 +2,12 @@
 
 python -m data.check report
 python -m data.check report --data_path my_data.json --reference_path other_data.json
+python -m data.check overlap --data_path my_data.json --against eval.jsonl
 
 The first checks alpaca_data.json and seed_tasks.jsonl, their lengths and computed answers included; another file is
 checked for what no instruction data should hold. With --reference_path, examples that come near those of another file
-are counted. Exit code 1, and one line per finding, where something is wrong.
+are counted. Exit code 1, and one line per finding, where something is wrong. The third looks for the examples of
+evaluation sets in training data (data/overlap.py).
 """
 
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
@@ -17,22 +19,25 @@ import re
 import statistics
 import types
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 
 from alpaca.examples import FIELDS, load_examples
 from alpaca.generation.novelty import NoveltyFilter
 from data.build import DATA_PATH, SEED_TASKS_PATH
 from data.code_verifications import EXAMPLES
+from data.kinds import codes, load_kinds, tests_of_code, unlike_their_kind
+from data.overlap import highest_scores, overlap
 from data.verifications import SEED_TASKS
 from data.verify import load_verifications, unverified, unverified_by_function
 from generate_instruction import load_seed_tasks, post_process_gpt3_response
 from utils import UserError, jload, run_commands
 
-# Of the shipped data. The teacher was asked for inputs and outputs of at most about 100 words, and instructions of one
-# or two sentences.
+# Of the shipped data. For the first run, the teacher was asked for inputs and outputs of at most about 100 words, and
+# instructions of one or two sentences; for the second, what has a kind, for longer ones.
 MOST_WORDS = {"instruction": 40, "input": 100, "output": 110}
-INPUT_SHARE = (0.35, 0.45)
+MOST_WORDS_OF_KINDS = {"instruction": 120, "input": 380, "output": 450}
+INPUT_SHARE = (0.35, 0.5)
 NEAR_COPY = 0.7  # ROUGE-L F-measure
 MOST_NEAR_COPIES = 0.01  # of the examples
 
@@ -198,23 +203,19 @@ def check_examples(examples: list[dict]) -> list[str]:
     return findings
 
 
-def check_sizes(examples: list[dict]) -> list[str]:
-    """Findings about lengths and the share with an input, as they were asked for in the shipped data."""
+def check_sizes(examples: list[dict], kinds: Container[str] = ()) -> list[str]:
+    """Findings about lengths and the share with an input, as they were asked for in the shipped data.
+
+    kinds: the instructions of the second run."""
     findings = []
     for position, example in enumerate(examples):
-        for part, most in MOST_WORDS.items():
+        for part, most in (MOST_WORDS_OF_KINDS if example["instruction"] in kinds else MOST_WORDS).items():
             if (number := len(example[part].split())) > most:
                 findings.append(f"example {position}: length: {number} words in the {part}")
     share = sum(bool(example["input"]) for example in examples) / len(examples)
     if not INPUT_SHARE[0] <= share <= INPUT_SHARE[1]:
         findings.append(f"share with an input: {share:.1%}, not {INPUT_SHARE[0]:.0%} to {INPUT_SHARE[1]:.0%}")
     return findings
-
-
-def highest_scores(instructions: list[str], known: list[str]) -> list[float]:
-    """The ROUGE-L F-measure of each instruction to the nearest known one."""
-    # With a threshold below zero none is novel, so that they are not compared with one another.
-    return [verdict.highest for verdict in NoveltyFilter(known, threshold=-1.0).judge(instructions)]
 
 
 def report(data_path: str = str(DATA_PATH), reference_path: str | None = None) -> None:
@@ -231,7 +232,8 @@ def report(data_path: str = str(DATA_PATH), reference_path: str | None = None) -
     if not any(map(form, examples)):  # else there is nothing to count and compare
         print(counts(examples))
         if Path(data_path).resolve() == DATA_PATH:
-            findings += check_sizes(examples) + check_shipped(examples)
+            kinds = load_kinds()
+            findings += check_sizes(examples, kinds) + check_shipped(examples, kinds)
         if reference_path is not None:
             findings += check_against(examples, reference_path)
     for finding in findings:
@@ -260,14 +262,14 @@ def _share(examples: list[dict], part: str, pattern: str) -> float:
     return sum(bool(re.search(pattern, e[part], re.M)) for e in examples) / len(examples)
 
 
-def check_shipped(examples: list[dict]) -> list[str]:
-    """Computed answers, the seed tasks, and the distance between all instructions."""
-    verifications = load_verifications()
+def check_shipped(examples: list[dict], kinds: dict[str, dict]) -> list[str]:
+    """Computed answers, kinds, the seed tasks, and the distance between all instructions."""
+    verifications = load_verifications() | codes(examples, kinds)
     findings = [f"verification: {message}" for message in unverified(examples, verifications)]
     print(f"{'answers computed and compared':<40}{len(verifications):>24,}")
     seed_tasks = load_seed_tasks(str(SEED_TASKS_PATH))
     for name, tasks, functions in (
-        ("outputs whose code was run", examples, EXAMPLES),
+        ("outputs whose code was run", examples, EXAMPLES | tests_of_code(kinds)),
         ("seed tasks computed and compared", seed_tasks, SEED_TASKS),
     ):
         messages, missing_programs = unverified_by_function(tasks, functions)
@@ -275,6 +277,8 @@ def check_shipped(examples: list[dict]) -> list[str]:
         print(f"{name:<40}{len(functions):>24,}")
         if missing_programs:
             print(f"some of them were left out, for want of {', '.join(sorted(missing_programs))}")
+    print(f"{'examples checked by their kind':<40}{len(kinds):>24,}")
+    findings += [f"kind: {message}" for message in unlike_their_kind(examples, kinds)]
     novelty_filter = NoveltyFilter([task["instruction"] for task in seed_tasks])
     for example, verdict in zip(examples, novelty_filter.judge([e["instruction"] for e in examples]), strict=True):
         if not verdict.is_novel:
@@ -287,11 +291,11 @@ def check_against(examples: list[dict], reference_path: str) -> list[str]:
     """Are there more near copies of a reference file's instructions than MOST_NEAR_COPIES?"""
     reference = load_seed_tasks(reference_path) if reference_path.endswith(".jsonl") else load_examples(reference_path)
     instructions = [example["instruction"] for example in examples]
-    scores = highest_scores(instructions, [task["instruction"] for task in reference])
-    share = sum(score > NEAR_COPY for score in scores) / len(scores)
+    scores, _ = highest_scores(instructions, [task["instruction"] for task in reference])
+    share = (scores > NEAR_COPY).mean()
     print(f"{'near copies of ' + Path(reference_path).name:<40}{f'{share:.2%}, highest {max(scores):.2f}':>24}")
     return [f"near copies: {share:.2%} of the examples"] if share >= MOST_NEAR_COPIES else []
 
 
 if __name__ == "__main__":
-    run_commands({"report": report})
+    run_commands({"report": report, "overlap": overlap})

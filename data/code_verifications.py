@@ -8,7 +8,6 @@ code was to be rewritten, the code in the input is run as well, and both have to
 
 import contextlib
 import io
-import itertools
 import json
 import re
 import sqlite3
@@ -34,6 +33,16 @@ def part(text: str, start: str, end: str = "\n\n") -> str:
     """The text from the last start on, up to the next end: a function in the midst of an explanation."""
     rest = text[text.rindex(start) :]
     return rest[: rest.index(end)] if end in rest else rest
+
+
+def balances_after(script: str, balance: int) -> list[int]:
+    """Of accounts 1, which begins with balance, and 2, which begins with 5."""
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        connection.executescript(
+            f"CREATE TABLE accounts (id, balance); INSERT INTO accounts VALUES (1, {balance}), (2, 5)"
+        )
+        connection.executescript(script)
+        return [row[0] for row in connection.execute("SELECT balance FROM accounts ORDER BY id")]
 
 
 def _timed(t) -> bool:
@@ -131,7 +140,6 @@ MANY_READINGS = "CREATE TABLE readings (station, mm);" + "".join(
     for station, value in [("N", 2)] * 30 + [("S", 4)] * 29 + [("S", "NULL")] * 5
 )
 visitors = [(None,), *((types.SimpleNamespace(age=a, member=m),) for a in (17, 18, 40) for m in (True, False))]
-members = [None, types.SimpleNamespace(active=True), types.SimpleNamespace(active=False)]
 
 EXAMPLES = {
     "Fix the bug in this JavaScript function, which should return the largest number of an array but fails when all "
@@ -197,11 +205,6 @@ EXAMPLES = {
     "Develop a Python decorator retry(times) that calls a function again if it raises an exception, and gives up after "
     "the stated number of attempts.": _retry,
     "Restructure the nested conditions with early returns.": lambda t: same(t, "fee", visitors),
-    "How can I list the five most frequent IP addresses in access.log on the shell, if the address is the first field "
-    "of each line?": lambda t: (
-        shell(t.output, {"access.log": "".join(f"10.0.0.{n} x\n" * n for n in range(1, 8))}).split()
-        == [text for n in range(7, 2, -1) for text in (str(n), f"10.0.0.{n}")]
-    ),
     "I would like a Python function transcribe(dna) that checks a coding-strand string for invalid letters and returns "
     "the mRNA.": lambda t: (
         (transcribe := python(t.output)["transcribe"])("ATGC") == "AUGC" and raises(ValueError, transcribe, "AXG")
@@ -257,9 +260,6 @@ EXAMPLES = {
     "Sum all numbers in an arbitrarily nested JavaScript array such as [1, [2, [3, 4]], 5] with a short function.": (
         lambda t: javascript(t.output, "[deepSum([1, [2, [3, 4]], 5]), deepSum([])]") == [15, 0]
     ),
-    "Flatten the nested conditions by means of guard clauses; the function must behave exactly as before.": lambda t: (
-        same(t, "fee", list(itertools.product(members, (17, 18))))
-    ),
     "Which SQL statement lists the titles in books(id, title) that have never been borrowed, given loans(id, "
     "book_id)?": lambda t: sql(LIBRARY, t.output) == [("Dracula",)],
     "Lower-case everything in names.txt with a standard Unix command and save the result as names_lower.txt.": (
@@ -302,9 +302,6 @@ EXAMPLES = {
     "Replace the chain of conditions with a dictionary lookup that behaves in the same way.": lambda t: same(
         t, "price", [("S",), ("M",), ("L",), ("XL",), (None,)]
     ),
-    "Mend this SQL query, which should list the first names that occur more than once.": lambda t: (
-        sql(PUPILS, part(t.output, "SELECT")) == [("Ida", 2)]
-    ),
     "In one line of JavaScript, define a function that returns the distinct numbers of an array in ascending order.": (
         lambda t: javascript(t.output, "distinctSorted([10, 9, 1, 9])") == [1, 9, 10]
     ),
@@ -315,9 +312,8 @@ EXAMPLES = {
             and all(word in percent.__doc__ for word in ("part", "whole", "ValueError", "one decimal"))
         )
     ),
-    "Flatten this nested JavaScript function with early returns.": lambda t: same_in_javascript(
-        t, ["ticket(null)", "ticket({age: 18})", "ticket({age: 17})"]
-    ),
+    "Write the SQL statements that move 50 from account 1 to account 2 in a table accounts(id, balance) safely, framed "
+    "by a transaction.": lambda t: [balances_after(code(t.output), first) for first in (80, 20)] == [[30, 55], [20, 5]],
     "Say what sign(0) and sign(-3) return, and correct the function.": lambda t: (
         [python(t.input)["sign"](n) for n in (0, -3)] == [None, None]
         and "Both return None" in t.output

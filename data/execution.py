@@ -1,4 +1,4 @@
-"""Run the code in an example's output: Python here, the rest with SQLite, Node.js, a C compiler or a shell.
+"""Run the code in an example's output: Python here, the rest with SQLite, Node.js, compilers, Java or a shell.
 
 An output's code is the text of its fenced blocks if it has any, and its whole text if not.
 """
@@ -72,6 +72,28 @@ def c(text: str, main: str) -> str:
         (Path(folder) / "example.c").write_text(source, encoding="utf-8")
         _run("cc", "-o", "example", "example.c", cwd=folder)
         return _run(Path(folder) / "example", cwd=folder)
+
+
+def cpp(text: str, main: str) -> str:
+    """What a C++ program prints that consists of the code in text and the statements of its main."""
+    source = f"#include <iostream>\n{code(text)}\nint main() {{ {main} return 0; }}\n"
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "example.cpp").write_text(source, encoding="utf-8")
+        _run("c++", "-std=c++17", "-o", "example", "example.cpp", cwd=folder)
+        return _run(Path(folder) / "example", cwd=folder)
+
+
+def java(text: str, main: str) -> str:
+    """What the statements of a main method print, beside the classes in text."""
+    imports = "\n".join(re.findall(r"^import .*;$", code(text), re.M))
+    classes = re.sub(
+        r"^import .*;$|^public (?=(?:final |abstract )?(?:class|record|interface|enum))", "", code(text), flags=re.M
+    )
+    start = f"public static void main(String[] args) throws Exception {{ {main} }}"
+    with tempfile.TemporaryDirectory() as folder:
+        source = f"{imports}\nclass Example {{ {start} }}\n{classes}\n"
+        (Path(folder) / "Example.java").write_text(source, encoding="utf-8")
+        return _run("java", "Example.java", cwd=folder)
 
 
 def shell(text: str, files: dict[str, str] | None = None) -> str:

@@ -14,9 +14,11 @@ import pytest
 
 import compare
 from alpaca.evaluation.predictions import Pair, Task, load_pairs, load_predictions, load_tasks
-from alpaca.evaluation.results import draw, human_table, judge_table, judged_pairs
+from alpaca.evaluation.results import draw, human_table, judge_table, judged_pairs, verdict_check
+from alpaca.row_files import AppendOnlyFile
 from compare import judge_prompt, read_verdict
 from data.openai_server import OpenAIServer
+from tests.helpers import forks
 from tests.helpers.commands import ROOT, assert_fails_in_one_line, run_script
 from utils import PROMPT_DICT, UserError
 
@@ -48,6 +50,10 @@ def rows(path):
 def run_and_kill(arguments, environment, path, num_lines):
     """Start a script, kill it once path has num_lines lines, and say how many it had then."""
     process = subprocess.Popen([sys.executable, *map(str, arguments)], cwd=ROOT, env={**os.environ, **environment})
+    return kill_at(process, path, num_lines)
+
+
+def kill_at(process, path, num_lines):
     deadline = time.monotonic() + 120
     while not path.exists() or path.read_bytes().count(b"\n") < num_lines:
         assert process.poll() is None
@@ -472,11 +478,13 @@ def test_a_local_models_responses_go_on_after_a_kill_and_are_those_of_one_run(ti
     flags += ("--max_new_tokens", "60", "--batch_size", "4", "--temperature", "1")
     first = (*flags, "--output_path", tmp_path / "a.json")
     flags += ("--seed", "0")
-    run_and_kill((*first, "--seed", "0"), {"OMP_NUM_THREADS": "1"}, tmp_path / "a.json.partial", 6)
-    assert_fails_in_one_line(run_script(*first, "--seed", "1"), "a.json.partial was made with another seed")
-    assert_fails_in_one_line(run_script(*first, "--seed=0", "--api=chat"), "a.json.partial was made with another api")
+    process = forks.Forks(forks.python(*first, "--seed", "0"))
+    kill_at(process, tmp_path / "a.json.partial", 6)
+    process.close()
+    assert_fails_in_one_line(forks.run(*first, "--seed", "1"), "a.json.partial was made with another seed")
+    assert_fails_in_one_line(forks.run(*first, "--seed=0", "--api=chat"), "a.json.partial was made with another api")
     for name in ("a.json", "b.json"):
-        result = run_script(*flags, "--output_path", tmp_path / name, OMP_NUM_THREADS="1")
+        result = forks.run(*flags, "--output_path", tmp_path / name)
         assert result.returncode == 0, result.stderr
     assert (tmp_path / "a.json").read_text() == (tmp_path / "b.json").read_text()
     assert " were cut off at --max_new_tokens" in result.stdout
@@ -514,3 +522,49 @@ def test_flags_of_generate_that_cannot_work_are_refused_in_one_line(tmp_path, fl
     given |= dict(zip(flags[::2], flags[1::2], strict=True))
     arguments = [part for flag in given.items() for part in flag]
     assert_fails_in_one_line(run_script("compare.py", "generate", *arguments, OPENAI_BASE_URL=""), message)
+
+
+# ---- Files that people have edited ----
+
+SETTINGS = {"settings": {"kind": "human", "model_1": "a\x1b[2J", "model_2": "b", "responses": "x", "seed": 0}}
+VOTE = {"rater": "anna", "instruction": "Say hi.", "input": "", "first": 1, "verdict": "first"}
+
+
+def report_of(path, *votes):
+    path.write_text("\n".join(json.dumps(row) for row in (SETTINGS, *votes)) + "\n\n")
+    compare.report(str(path))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"first": 3}, "'first' is 3, and has to be 1 or 2"),
+        ({"first": True}, "'first' is True"),
+        ({"verdict": "left"}, "'left' is no verdict"),
+        ({"verdict": None}, "no 'verdict' that is text"),
+        ({"rater": 5}, "no 'rater' that is text"),
+        ({}, "a second verdict on the same pair"),
+    ],
+)
+def test_a_vote_that_cannot_be_one_is_named_with_its_line(change, message, tmp_path):
+    with pytest.raises(UserError, match=f"votes.jsonl, line 3: .*{message}"):
+        report_of(tmp_path / "votes.jsonl", VOTE, {**VOTE, **change})
+
+
+def test_a_name_in_a_table_cannot_forge_a_line_or_reach_the_terminal(tmp_path, capsys):
+    report_of(tmp_path / "votes.jsonl", {**VOTE, "rater": "x\n  win rate  100%\x1b[31m"})
+    table = capsys.readouterr().out
+    assert "\x1b" not in table
+    assert sum(line.lstrip().startswith("win rate") for line in table.splitlines()) == 1
+
+
+def test_a_verdict_on_a_pair_that_is_not_there_is_refused_where_the_file_goes_on(tmp_path):
+    check = verdict_check("judge", {("Say hi.", "")})
+    row = {key: VOTE[key] for key in ("instruction", "input", "first", "verdict")}
+    assert check(row) is None
+    assert check({**row, "first": 2}) is None
+    assert "do not have" in check({**row, "instruction": "Say bye."})
+    path = tmp_path / "verdicts.jsonl"
+    path.write_text(json.dumps({"settings": {}}) + "\n" + json.dumps({**row, "first": 0}) + "\n")
+    with pytest.raises(UserError, match=r"verdicts.jsonl, line 2: 'first' is 0"):
+        AppendOnlyFile(path, {}, check=verdict_check("judge"))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alpaca.examples import FIELDS
-from data import build, check, verify
+from data import build, check, kinds, overlap, verify
 from data.code_verifications import EXAMPLES
 from data.execution import ToolMissing, python
 from data.verifications import SEED_TASKS
@@ -44,8 +44,9 @@ def test_the_data_is_rebuilt_byte_for_byte(rebuilt):
     assert rebuilt[0].read_bytes() == (ROOT / "alpaca_data.json").read_bytes()
 
 
-def test_at_least_two_thousand_tasks_survive(examples):
-    assert len(examples) >= 2000
+def test_at_least_two_thousand_tasks_of_each_run_survive(examples):
+    num_of_second_run = len({example["instruction"] for example in examples} & set(kinds.load_kinds()))
+    assert min(num_of_second_run, len(examples) - num_of_second_run) >= 2000
 
 
 def test_the_readme_shows_the_generators_table_of_this_build(rebuilt):
@@ -160,8 +161,8 @@ def test_the_report_on_the_shipped_data_has_no_findings(examples):
     assert f"{len(examples):,}" in result.stdout
 
 
-def test_between_35_and_45_percent_of_the_examples_have_an_input(examples):
-    assert 0.35 <= sum(bool(example["input"]) for example in examples) / len(examples) <= 0.45
+def test_between_35_and_50_percent_of_the_examples_have_an_input(examples):
+    assert 0.35 <= sum(bool(example["input"]) for example in examples) / len(examples) <= 0.5
 
 
 def test_no_instruction_occurs_twice(examples):
@@ -180,14 +181,14 @@ def test_code_in_the_outputs_does_what_was_asked(examples):
 
 def test_near_copies_of_the_original_examples_are_rare(examples, reference_data):
     reference = [example["instruction"] for example in jload(reference_data / "alpaca_sample.json")]
-    scores = check.highest_scores([example["instruction"] for example in examples], reference)
-    assert sum(score > 0.7 for score in scores) / len(scores) < 0.01
+    scores, _ = overlap.highest_scores([example["instruction"] for example in examples], reference)
+    assert (scores > 0.7).mean() < 0.01
 
 
 def test_near_copies_of_the_reference_seed_tasks_are_rare(examples, reference_data):
     reference = [task["instruction"] for task in load_seed_tasks(str(reference_data / "seed_tasks_reference.jsonl"))]
-    scores = check.highest_scores([example["instruction"] for example in examples], reference)
-    assert sum(score > 0.7 for score in scores) / len(scores) < 0.01
+    scores, _ = overlap.highest_scores([example["instruction"] for example in examples], reference)
+    assert (scores > 0.7).mean() < 0.01
 
 
 # The seed tasks -------------------------------------------------------------------------------------------------------
@@ -217,7 +218,7 @@ def test_computed_answers_of_the_seed_tasks_agree(seed_tasks):
 
 def test_no_seed_task_is_a_near_copy_of_a_reference_seed_task(seed_tasks, reference_data):
     reference = [task["instruction"] for task in load_seed_tasks(str(reference_data / "seed_tasks_reference.jsonl"))]
-    assert max(check.highest_scores([task["instruction"] for task in seed_tasks], reference)) <= 0.7
+    assert max(overlap.highest_scores([task["instruction"] for task in seed_tasks], reference)[0]) <= 0.7
 
 
 def test_no_output_of_the_reference_seed_tasks_occurs_in_ours(seed_tasks, reference_data):
@@ -277,7 +278,7 @@ def test_a_good_example_has_no_findings_of_its_own():
 def test_lengths_and_the_share_with_an_input_are_those_that_the_shipped_data_was_to_have():
     assert check.check_sizes([good_example(output="Paris " * 111 + ".")]) == [
         "example 0: length: 112 words in the output",
-        "share with an input: 0.0%, not 35% to 45%",
+        "share with an input: 0.0%, not 35% to 50%",
     ]
 
 

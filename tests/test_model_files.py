@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import zipfile
 
 import pytest
 import torch
@@ -347,6 +348,21 @@ def test_pickled_tensors_are_read_where_they_lie(tmp_path):
     assert tensors["whole"].read(20, 24).tolist() == [20, 21, 22, 23]
 
 
+@pytest.mark.parametrize("kind", ["compressed", "big-endian"])
+def test_an_archive_whose_tensors_do_not_lie_there_as_they_are_is_refused(kind, tmp_path):
+    torch.save({"weight": torch.arange(64.0)}, tmp_path / "saved.bin")
+    compression = zipfile.ZIP_DEFLATED if kind == "compressed" else zipfile.ZIP_STORED
+    with (
+        zipfile.ZipFile(tmp_path / "saved.bin") as saved,
+        zipfile.ZipFile(tmp_path / "pytorch_model.bin", "w", compression) as changed,
+    ):
+        for name in saved.namelist():
+            is_changed = kind == "big-endian" and name.endswith("/byteorder")
+            changed.writestr(name, b"big" if is_changed else saved.read(name))
+    with pytest.raises(UserError, match=f"{kind}|archive"):
+        model_files.open_checkpoint(tmp_path)
+
+
 @pytest.mark.parametrize("old_format", [True, False], ids=["before torch 1.6", "transposed"])
 def test_pickles_that_cannot_be_read_in_slices_are_refused(tmp_path, old_format):
     tensor = torch.ones(2, 3) if old_format else torch.ones(2, 3).T
@@ -386,7 +402,7 @@ def test_two_runs_do_not_write_to_one_place(models, tmp_path):
     lock = os.open(partial, os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_EX)
     arguments = recover_arguments(models / "base", models / "diff", tmp_path / "out")
-    assert "another run is writing there" in fails(*arguments)
+    assert "another run is at work here" in fails(*arguments)
     assert partial.exists()
     os.close(lock)
     recover(models / "base", models / "diff", tmp_path / "out")

@@ -1,6 +1,7 @@
 """The two web pages as people meet them: Chromium, keyboard and mouse, several at once, kills and restarts."""
 
 import contextlib
+import itertools
 import json
 import os
 import pty
@@ -11,12 +12,14 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+import demo
 from alpaca.evaluation.predictions import Pair, Task
 from alpaca.evaluation.rating_page import PAUSE_MS, BlindEvaluation
 from alpaca.evaluation.results import human_table
@@ -25,8 +28,19 @@ from configs import tiny_models
 from data.openai_server import OpenAIServer
 from tests.helpers.browser import Recorder, browser, free_port, low_contrast, resize, wait_for, wait_for_port
 from tests.helpers.commands import ROOT, assert_fails_in_one_line, run_script
+from utils import UserError
 
 HOSTILE = "<img src=x onerror=\"document.title='broken'\"> ${1+1} {{value}} <b>bold</b> & more"
+MARKDOWN = f"""# Steps
+
+1. **First**, {HOSTILE}
+2. ![remote](http://127.0.0.2/x.png) [link](javascript:alert(1)) <script>document.title = 'broken'</script>
+
+```python
+def __init__(self):
+    return "<script>document.title = 'broken'</script>"
+```"""
+COUNT = "return document.querySelectorAll(arguments[0]).length"
 NAMES = ("secret-model-alpha", "secret-model-beta")
 NUM_PAIRS = 4
 # Votes on pair 1, once more while the vote is under way, and once more as soon as pair 2 shows.
@@ -47,10 +61,10 @@ BOX = "return arguments[0].getBoundingClientRect().toJSON()"
 @pytest.fixture
 def predictions(tmp_path):
     paths = []
-    for name, mark in zip(NAMES, ("ALPHA", "BETA"), strict=True):
+    for name, mark, more in zip(NAMES, ("ALPHA", "BETA"), ("", f"\n\n{MARKDOWN}"), strict=True):
         path = tmp_path / f"{name}.json"
         entries = [
-            {"instruction": f"Task {i}", "input": "with input" if i else "", "output": f"{mark} {i} {HOSTILE}"}
+            {"instruction": f"Task {i}", "input": "with input" if i else "", "output": f"{mark} {i} {HOSTILE}{more}"}
             for i in range(NUM_PAIRS)
         ]
         path.write_text(json.dumps([{**entry, "generator": name} for entry in entries]))
@@ -124,6 +138,20 @@ def assert_fits(driver, width: int) -> None:
     wait_for(lambda: driver.execute_script("return document.documentElement.scrollWidth") == width)
 
 
+def assert_only_shown(driver, selector: str) -> None:
+    """The MARKDOWN beneath selector has its headings, lists and code, and nothing of it has become anything else."""
+
+    def count(*kinds: str) -> int:
+        return driver.execute_script(COUNT, ", ".join(f"{selector} .markdown {kind}" for kind in kinds))
+
+    assert [count(kind) for kind in ("h1", "ol li", "strong", "pre code")] == [1, 2, 1, 1]
+    assert count("img", "script", "a", "iframe", "b", "[onerror]", "[style]", "[href]", "[src]") == 0
+    shown = element(driver, f"{selector} .markdown").text
+    assert HOSTILE in shown
+    assert "![remote](http://127.0.0.2/x.png) [link](javascript:alert(1)) <script>" in shown
+    assert 'def __init__(self):\n    return "<script>' in shown
+
+
 def test_a_rater_goes_all_the_way_and_learns_nothing_of_the_models(predictions, tmp_path):
     from selenium.webdriver.common.keys import Keys
 
@@ -140,7 +168,8 @@ def test_a_rater_goes_all_the_way_and_learns_nothing_of_the_models(predictions, 
         ]
         for number, act in enumerate(actions, start=1):
             wait_for(lambda number=number: f"Pair {number} of 4" in text_of(driver))
-            assert HOSTILE in text_of(driver)  # as text, character for character
+            assert text_of(driver).count(HOSTILE) == 3  # as text, character for character
+            assert_only_shown(driver, ".responses")
             for width in (390, 1280):
                 assert_fits(driver, width)
             assert len(votes_in(votes)) == number - 1
@@ -232,7 +261,7 @@ def assert_easy_to_read(driver) -> None:
 
     assert low_contrast(driver) == []
     assert_fits(driver, 390)
-    assert box("#left .text")["width"] >= 340
+    assert box("#left .card > div")["width"] >= 340
     assert box(".votes")["height"] <= 75
     driver.execute_script("window.scrollTo(0, document.body.scrollHeight)")
     wait_for(lambda: box(".notice")["bottom"] <= box(".votes")["top"])
@@ -284,10 +313,12 @@ def test_a_port_in_use_is_said_in_one_line_before_a_model_is_loaded(predictions,
         assert_fails_in_one_line(result, f"port {port}", "Name another --port")
 
 
-def response_in(driver) -> str:
+def response_in(driver, number: int = 1) -> str:
+    """The response as it was written; it is there beneath the rendered one, too."""
     from selenium.webdriver.common.by import By
 
-    return driver.find_element(By.CSS_SELECTOR, "#response textarea").get_attribute("value")
+    texts = driver.find_elements(By.CSS_SELECTOR, f"#response-{number} .text")
+    return texts[-1].get_attribute("textContent") if texts else ""
 
 
 # The tiny model's likeliest tokens never end a response; drawn ones may end it before it can be stopped.
@@ -321,42 +352,84 @@ def test_a_visitor_of_the_demo_gets_stops_and_repeats_a_response(slow_llama, tmp
         stopped_at = response_in(driver)
         time.sleep(0.5)
         assert response_in(driver) == stopped_at
-        element(driver, "#run").click()  # the place is free again
+        driver.execute_script("document.querySelector('#instruction textarea').value = 'Something else.'")
+        element(driver, "#again").click()  # the place is free again, and the last instruction is asked once more
         wait_for(lambda: response_in(driver) not in ("", stopped_at))
+        assert "Each instruction is answered by itself" in text_of(driver)
+        asked = element(driver, "#earlier summary")  # what was stopped is kept as far as it had come
+        assert "Turn the sentence into a question." in asked.text
+        driver.execute_script("arguments[0].parentElement.open = true", asked)
+        kept = [e.get_attribute("textContent") for e in driver.find_elements(By.CSS_SELECTOR, "#earlier .text")]
+        assert kept[0] == "Turn the sentence into a question.\n\nThe train to Lisbon leaves at nine."
+        assert kept[-1].strip() == stopped_at.strip()
+        element(driver, "#stop").click()
         assert requested_elsewhere(driver) == []
+        driver.refresh()  # another visit
+        wait_for(lambda: "Shift+Enter" in text_of(driver))
+        assert "Earlier in this visit" not in text_of(driver)
     assert "Traceback" not in server.complained
 
 
-def test_what_a_server_writes_is_shown_as_text(tmp_path):
+def test_two_models_answer_side_by_side_and_what_they_write_is_shown_and_never_run(tiny_llama, tmp_path):
+    from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
 
+    def top(number: int) -> float:
+        return driver.execute_script(BOX, driver.find_element(By.CSS_SELECTOR, f"#response-{number}"))["top"]
+
+    flags = ("--model_name", "m", "--other_model_name_or_path", tiny_llama, "--max_new_tokens", "8")
     with (
-        OpenAIServer(lambda prompt: f"{prompt} -> {HOSTILE}") as model,
-        served("demo.py", "web", "--model_name", "m", **model.environment) as server,
+        OpenAIServer(lambda prompt: f"{prompt}: {HOSTILE}" if prompt == "Say hi." else MARKDOWN) as model,
+        served("demo.py", "web", *flags, **model.environment) as server,
         browser(tmp_path / "profile") as driver,
     ):
         driver.get(f"http://127.0.0.1:{server.port}")
-        element(driver, "#instruction textarea").send_keys("Say hi." + Keys.SHIFT + Keys.ENTER)
-        wait_for(lambda: response_in(driver) == f"Say hi. -> {HOSTILE}")
-        wait_for(lambda: element(driver, "#run").is_enabled())
-        assert "cut off" not in text_of(driver)
+        box = element(driver, "#instruction textarea")
+        for instruction in ("Say hi.", "List the steps."):
+            box.send_keys(Keys.CONTROL + "a")
+            box.send_keys(instruction + Keys.SHIFT + Keys.ENTER)
+            expected = f"Say hi.: {HOSTILE}" if instruction == "Say hi." else MARKDOWN
+            wait_for(lambda expected=expected: response_in(driver) == expected)
+            wait_for(lambda: element(driver, "#run").is_enabled())
+            assert "Response of model 2" in text_of(driver)
+        assert_only_shown(driver, "#response-1")
+        assert top(1) == top(2)
+        assert low_contrast(driver) == []
+        assert_fits(driver, 390)
+        assert top(1) < top(2)
+        assert f"Model 2: {tiny_llama}, asked with the Alpaca prompt" in text_of(driver)
         assert driver.title == "Alpaca"
+        assert requested_elsewhere(driver) == []
+        assert model.requests[-1]["body"]["messages"] == [{"role": "user", "content": "List the steps."}]  # no memory
         assert model.requests[-1]["body"]["temperature"] == 0.7
 
 
-def visit(address: str, instruction: str, **more) -> list[dict]:
-    """What Gradio's server sends to a page that asks for a response: its messages, in order."""
+def visit(address: str, instruction: str, num_messages: int | None = None, **more) -> list[dict]:
+    """What Gradio's server sends to a page that asks for a response: its messages, in order, or the first of them."""
     with urllib.request.urlopen(f"{address}/config") as reply:
         functions = json.load(reply)["dependencies"]
-    index = next(function["id"] for function in functions if len(function["inputs"]) == 5)
+    index = next(function["id"] for function in functions if len(function["inputs"]) == 6)
     session = f"session {instruction}"
-    body = {"data": [instruction, "", 0.7, 0.9, 64], "fn_index": index, "session_hash": session, **more}
+    body = {"data": [instruction, "", 0.7, 0.9, 64, None], "fn_index": index, "session_hash": session, **more}
     request = urllib.request.Request(f"{address}/gradio_api/queue/join", json.dumps(body).encode())
     request.add_header("Content-Type", "application/json")
     urllib.request.urlopen(request).close()
     query = urllib.parse.urlencode({"session_hash": session})
-    with urllib.request.urlopen(f"{address}/gradio_api/queue/data?{query}", timeout=60) as stream:
-        return [json.loads(line[5:]) for line in stream if line.startswith(b"data:")]
+    for _ in range(3):  # as a browser does where a busy server drops the connection
+        with contextlib.suppress(ConnectionResetError):
+            with urllib.request.urlopen(f"{address}/gradio_api/queue/data?{query}", timeout=60) as stream:
+                messages = (json.loads(line[5:]) for line in stream if line.startswith(b"data:"))
+                return list(itertools.islice(messages, num_messages))
+    raise ConnectionResetError
+
+
+def status_of(address: str, path: str, data: bytes | None = None, **headers: str) -> int:
+    request = urllib.request.Request(address + path, data, {"Content-Type": "application/json", **headers})
+    try:
+        with urllib.request.urlopen(request, timeout=30) as reply:
+            return reply.status
+    except urllib.error.HTTPError as error:
+        return error.code
 
 
 def test_ten_impatient_visitors_are_answered_a_few_at_a_time():
@@ -366,6 +439,7 @@ def test_ten_impatient_visitors_are_answered_a_few_at_a_time():
         ThreadPoolExecutor(10) as visitors,
     ):
         address = f"http://127.0.0.1:{page.port}"
+        assert status_of(address, "/", Host="evil.example") == 403
         for messages in visitors.map(lambda i: visit(address, f"visitor {i}"), range(10)):
             completed = next(m for m in messages if m["msg"] == "process_completed")
             assert completed["success"]
@@ -377,6 +451,58 @@ def test_ten_impatient_visitors_are_answered_a_few_at_a_time():
         refused = next(m for m in visit(address, "x" * 4001) if m["msg"] == "process_completed")
         assert not refused["success"]
         assert len(model.requests) == 10
+
+
+def test_the_response_to_a_visitor_who_has_left_is_broken_off(tmp_path):
+    """The model's server would write for a minute; it is let go as soon as the page's visitor is."""
+    let_go = threading.Event()
+
+    def write_for_a_minute(connection) -> None:
+        is_list = connection.recv(1 << 16).startswith(b"GET")
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n")
+        with connection, contextlib.suppress(OSError):
+            for _ in range(0 if is_list else 600):
+                connection.sendall(b'data: {"choices": [{"index": 0, "delta": {"content": "word "}}]}\n\n')
+                time.sleep(0.1)
+            return
+        let_go.set()
+
+    def accept(listener) -> None:
+        while True:
+            threading.Thread(target=write_for_a_minute, args=(listener.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=accept, args=(listener,), daemon=True).start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+        with served("demo.py", "web", "--model_name", "m", OPENAI_BASE_URL=url) as page:
+            visit(f"http://127.0.0.1:{page.port}", "Say hi.", num_messages=10)
+            assert let_go.wait(20)
+
+
+def test_a_line_that_is_not_utf_8_is_named():
+    with pytest.raises(UserError, match=r"standard input, line 2, byte 3: not UTF-8"):
+        demo.answer_lines([b"Say hi.\n", b"caf\xe9\n"], lambda instruction, input: None)
+
+
+def test_what_the_page_does_not_use_is_closed_and_other_sites_are_refused():
+    with (
+        OpenAIServer(lambda prompt: f"re {prompt}", latency_sec=0.2) as model,
+        served("demo.py", "web", "--model_name", "m", "--password", "open sesame", **model.environment) as page,
+    ):
+        address = f"http://127.0.0.1:{page.port}"
+        for path in ("run/answer", "api/answer", "call/answer", "upload", "proxy=http://127.0.0.1", "info", "run/0"):
+            assert status_of(address, f"/gradio_api/{path}", b"{}") == 404, path
+        assert status_of(address, "/monitoring") == 404
+        assert status_of(address, "/gradio_api/queue/join", b" " * (2 << 20)) == 413
+        assert status_of(address, "/gradio_api/queue/join", b"{}", Origin="http://evil.example") == 403
+        assert status_of(address, "/", Host="proxy.example") == 200  # the form that asks for the password
+        assert status_of(address, "/gradio_api/queue/join", b"{}", Origin="null") == 403
+        assert status_of(address, "/gradio_api/queue/join", b"{}", Origin=address) == 401  # nobody has logged in
+        form = {"Content-Type": "application/x-www-form-urlencoded"}
+        assert status_of(address, "/login", b"username=anna&password=wrong", **form) == 400
+        assert status_of(address, "/login", b"username=anna&password=open+sesame", **form) == 200
+        assert model.requests == []
+    assert "Traceback" not in page.complained
 
 
 def test_a_conversation_in_the_terminal_streams_from_a_server():

@@ -197,6 +197,96 @@ def test_a_key_that_the_server_repeats_is_not_shown(environment, waits):
     assert "***" in str(error.value)
 
 
+def test_neither_a_key_nor_a_password_nor_a_query_is_shown_or_logged(environment, waits):
+    key = "sk-very-secret"
+    repeats = (200, {"echo": f"Bearer {key}"})
+    with OpenAIServer(lambda prompt: "hi", faults=lambda number: repeats if number == 0 else None) as server:
+        address = server.url.replace("http://", "http://me:pass-word@") + "?token=abc123"
+        environment(OPENAI_BASE_URL=server.url, OPENAI_API_KEY=key)
+        notices = []
+        assert ask(notices, model_name=f"model of {key}") == ["hi"]
+        assert "***" in notices[0]
+        answer = asyncio.run(ServerModel(f"model of {key}", "chat", notices.append).complete(["a"], max_tokens=9))
+        assert answer.model == "model of ***"
+    environment(OPENAI_BASE_URL=address, OPENAI_API_KEY=key)
+    with pytest.raises(UserError) as error:
+        asyncio.run(ServerModel("m", "chat", notices.append).check_reachable())
+    shown = str(error.value) + "".join(notices)
+    for secret in (key, "pass-word", "abc123"):
+        assert secret not in shown
+    environment(OPENAI_BASE_URL=server.url, OPENAI_API_KEY="sk-\nX: y")
+    with pytest.raises(UserError, match="OPENAI_API_KEY holds a character that no HTTP header can carry"):
+        openai_client()
+
+
+def test_control_characters_of_a_server_are_not_shown(environment, waits):
+    fault = (500, {"error": {"message": "\x1b[2J\x1b]0;owned\x07 bad\u202e"}})
+    with OpenAIServer(lambda prompt: "hi", faults=lambda number: fault if number == 0 else None) as server:
+        environment(**server.environment)
+        notices = []
+        ask(notices)
+    assert notices[0].startswith("500: [2J]0;owned bad; retry 1")
+
+
+def test_a_redirect_to_another_host_is_refused_and_one_within_it_followed(environment):
+    with OpenAIServer(lambda prompt: "hi") as server:
+        elsewhere = server.url.replace("127.0.0.1", "localhost") + "/chat/completions"
+        for target, is_own in ((elsewhere, False), (f"{server.url}/chat/completions", True)):
+            fault = (307, {}, {"Location": target})
+            with OpenAIServer(lambda prompt: "hi", faults=lambda number, f=fault: f) as first:
+                environment(**first.environment)
+                if is_own:
+                    assert ask() == ["hi"]
+                else:
+                    with pytest.raises(UserError, match=r"sends on to http://localhost.*another host"):
+                        ask()
+        assert len(server.requests) == 1
+
+
+def test_an_answer_without_end_and_one_that_inflates_are_ended(environment, waits, monkeypatch):
+    monkeypatch.setattr(module, "MAX_BODY_BYTES", 1000)
+    for fault, words in (
+        ((200, "x" * 5000), "an answer of more than"),
+        ((200, "{}", {"Content-Encoding": "gzip"}), "compresses its answer"),
+    ):
+        with OpenAIServer(None, faults=lambda number, f=fault: f) as server:
+            environment(**server.environment)
+            with pytest.raises(UserError, match=words):
+                ask()
+            assert len(server.requests) == 1
+
+
+def test_a_whole_request_has_a_deadline(environment, monkeypatch):
+    monkeypatch.setattr(module, "REQUEST_TIMEOUT_SEC", 0.5)
+    monkeypatch.setattr(module, "MAX_RETRIES", 1)
+    sleep = asyncio.sleep
+
+    async def dribble(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            for _ in range(100):
+                writer.write(b" ")
+                await writer.drain()
+                await sleep(0.1)
+
+    async def run():
+        async with await asyncio.start_server(dribble, "127.0.0.1", 0) as server:
+            environment(OPENAI_BASE_URL=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1")
+            with pytest.raises(UserError, match=r"timed out|takes more than"):
+                await ServerModel("m", "chat", lambda text: None).complete(["a"], max_tokens=9)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(("name", "value"), [("OPENAI_BASE_URL", "http://[::1/v1"), ("ALL_PROXY", "odd://x")])
+def test_odd_addresses_and_proxies_are_one_error(name, value, environment, monkeypatch):
+    environment(OPENAI_API_KEY="k", OPENAI_BASE_URL="http://127.0.0.1:1/v1")
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=f"{name}.* cannot be used"):
+        openai_client()
+
+
 # How a server wants to be asked
 
 

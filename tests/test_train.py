@@ -637,3 +637,27 @@ def test_the_names_that_forks_of_the_original_import_are_there():
     names = ("PROMPT_DICT", "IGNORE_INDEX", "SupervisedDataset", "DataCollatorForSupervisedDataset", "ModelArguments")
     names += ("DataArguments", "TrainingArguments", "make_supervised_data_module", "train")
     assert [name for name in (*names, "smart_tokenizer_and_embedding_resize") if not hasattr(train, name)] == []
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("weight_decay", "nan"),
+        ("learning_rate", "inf"),
+        ("per_device_train_batch_size", "0"),
+        ("gradient_accumulation_steps", "-1"),
+        ("max_steps", "0"),
+        ("max_steps", "-2"),
+        ("num_train_epochs", "0"),
+        ("model_max_length", "-5"),
+        ("seed", "-1"),
+        ("data_seed", str(2**32)),
+        ("lora_dropout", "1"),
+        ("lora_alpha", "nan"),
+        ("max_examples", "0"),
+        ("lora_rank", "-1"),
+    ],
+)
+def test_a_number_out_of_its_range_is_refused_before_anything_is_loaded(flag, value):
+    with pytest.raises(UserError, match=rf"--{flag} {value}\S*: takes a number from"):
+        arguments.parse_arguments(["--data_path", "data.json", f"--{flag}={value}"])

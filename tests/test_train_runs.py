@@ -5,6 +5,7 @@ Every case starts python or torchrun on a two-layer model; together they take mi
 
 import concurrent.futures
 import contextlib
+import fcntl
 import json
 import os
 import random
@@ -142,7 +143,8 @@ def test_the_command_lines_of_2023_run_with_two_ranks(name, request, data_path, 
     model, flags = COMMAND_LINES[name]
     model_path = request.getfixturevalue(model)
     recipe = ["--model_name_or_path", model_path, "--data_path", data_path, "--output_dir", tmp_path / "out", *RECIPE]
-    stderr = run(torchrun(*recipe, "--num_train_epochs", 2, *flags))
+    launch = ranks if name == "OPT" else torchrun  # what torchrun adds is the same for all
+    stderr = run(launch(*recipe, "--num_train_epochs", 2, *flags))
     values = losses(tmp_path / "out")
     assert len(values) == 12
     assert sum(values[-3:]) / 3 < sum(values[:3]) / 3 - 0.2
@@ -361,6 +363,48 @@ def test_sigterm_saves_a_checkpoint_and_ends_cleanly(launch, flags, tiny_llama, 
     assert not (tmp_path / "out" / "model.safetensors").exists()
 
 
+def test_a_run_that_died_before_its_final_save_only_saves(tiny_llama, data_path, tmp_path):
+    out = tmp_path / "out"
+    flags = ["--model_name_or_path", tiny_llama, "--data_path", data_path, "--output_dir", out, *RECIPE]
+    flags += ["--lr_scheduler_type", "constant", "--max_steps", 3, "--save_steps", 3, "--resume_from_checkpoint", True]
+    run(python(*flags))
+    whole = weights(out)
+    for path in out.glob("model*"):
+        path.unlink()
+    (out / "trainer_state.json").unlink()
+    stderr = run(python(*flags))
+    assert "continuing from" in stderr
+    assert "step 4" not in stderr
+    assert weights(out) == whole
+    assert json.loads((out / "trainer_state.json").read_text())["global_step"] == 3
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_saves_nothing(tiny_llama, data_path, tmp_path):
+    (tmp_path / "model.safetensors").write_text("a good model")
+    flags = ["--model_name_or_path", tiny_llama, "--data_path", data_path, "--output_dir", tmp_path, *RECIPE]
+    result = run_script("train.py", *flags, "--max_steps", 5, "--learning_rate", "1e30", OMP_NUM_THREADS="1")
+    assert_fails_in_one_line(result, "the loss of step 2 is not finite", "--learning_rate")
+    assert (tmp_path / "model.safetensors").read_text() == "a good model"
+
+
+def test_a_disk_that_is_full_and_ctrl_c_end_training_in_one_line(tiny_llama, data_path, tmp_path):
+    flags = ["--model_name_or_path", tiny_llama, "--data_path", data_path, "--output_dir", tmp_path / "out", *RECIPE]
+    command = python(*flags, "--num_train_epochs", 50, "--save_steps", 2)
+    limited = ["sh", "-c", 'ulimit -f 200; exec "$@"', "sh", sys.executable, *command.arguments]  # 100 kB a file
+    result = subprocess.run(limited, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert_fails_in_one_line(result, "could not be written", "--resume_from_checkpoint True")
+    assert not list((tmp_path / "out").glob("checkpoint-*")) + list((tmp_path / "out").glob("unfinished*"))
+    process = start(command)
+    for line in process.stderr:
+        if "step 1/" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert "Traceback" not in stderr
+    assert stderr.strip().splitlines()[-1].startswith("train.py: interrupted.")
+
+
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
 def test_another_number_of_ranks_under_fsdp_goes_on_from_a_checkpoint(before, after, tiny_llama, data_path, tmp_path):
     def launch(num_processes, output_dir, *more):
@@ -399,12 +443,24 @@ def mistakes(tiny_llama, data_path, tmp_path_factory):
         "not_text": json.dumps([good, {**good, "output": 5}]),
         "too_long": json.dumps([{**good, "instruction": "word " * 3000}]),
         "not_json_lines": json.dumps(good) + "\n{",
+        "digits": "9" * 5000,
+        "deep": "[" * 100_000,
     }
     for name, content in files.items():
         (tmp / f"{name}.json").write_text(content)
     (tmp / "no_weights").mkdir()
     (tmp / "no_weights" / "config.json").write_text((tiny_llama / "config.json").read_text())
     (tmp / "file").write_text("")
+    copies = {name: shutil.copytree(tiny_llama, tmp / name) for name in ("own_code", "no_tokens", "flipped")}
+    config = json.loads((tiny_llama / "config.json").read_text())
+    own = {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Mine", "AutoModelForCausalLM": "mine.Model"}}
+    jdump({**config, **own}, copies["own_code"] / "config.json")
+    (copies["own_code"] / "mine.py").write_text(f"open({str(tmp / 'was_run')!r}, 'w')")
+    (copies["no_tokens"] / "tokenizer.json").write_text('{"model": 1}')
+    weights_path = next(copies["flipped"].glob("*.safetensors"))
+    weights_path.write_bytes(weights_path.read_bytes()[:3000])
+    (tmp / "in_use").mkdir()
+    fcntl.flock(os.open(tmp / "in_use", os.O_RDONLY), fcntl.LOCK_EX)
     base = {"--model_name_or_path": tiny_llama, "--data_path": data_path, "--output_dir": tmp / "out"}
     data = {name: {"--data_path": tmp / f"{name}.json"} for name in files}
     cases = {
@@ -417,6 +473,13 @@ def mistakes(tiny_llama, data_path, tmp_path_factory):
         "no output": (data["no_output"], ["entry 2 has no 'output'"]),
         "not text": (data["not_text"], ["entry 1 has a field 'output' that is not text but int"]),
         "too long": (data["too_long"], ["512 tokens before its response begins", "--model_max_length"]),
+        "digits": (data["digits"], ["digits.json", "a number that is too long"]),
+        "deep": (data["deep"], ["deep.json", "nested too deeply"]),
+        "device": ({"--data_path": "/dev/zero"}, ["/dev/zero: not a regular file"]),
+        "own code": ({"--model_name_or_path": copies["own_code"]}, ["code of its own (auto_map)", "never run"]),
+        "damaged tokenizer": ({"--model_name_or_path": copies["no_tokens"]}, ["no_tokens: no tokenizer", "cannot be"]),
+        "damaged weights": ({"--model_name_or_path": copies["flipped"]}, ["flipped: cannot be loaded"]),
+        "in use": ({"--output_dir": tmp / "in_use"}, ["in_use: another run is at work here"]),
         "model missing": ({"--model_name_or_path": tmp / "none"}, ["none", "no such folder"]),
         "no weights": ({"--model_name_or_path": tmp / "no_weights"}, ["no weights", "--init_from_config True"]),
         "unknown flag": ({"--learning_rat": "1"}, ["no flag --learning_rat", "Did you mean --learning_rate?"]),
@@ -445,7 +508,8 @@ def mistakes(tiny_llama, data_path, tmp_path_factory):
 MISTAKES = (
     "data missing, data flag missing, not JSON, not JSON lines, empty list, no object, no output, not text, too long, "
     "model missing, no weights, unknown flag, bad value, output not writable, no such config, no such checkpoint, "
-    "no such layer, merge without adapter, contradiction"
+    "no such layer, merge without adapter, contradiction, digits, deep, device, own code, damaged tokenizer, "
+    "damaged weights, in use"
 ).split(", ")
 
 
@@ -453,7 +517,11 @@ MISTAKES = (
 def test_a_mistake_gets_one_clear_line(name, mistakes):
     result, parts = mistakes[name]
     assert_fails_in_one_line(result, *parts)
-    assert "Loading weights" not in result.stderr
+    assert "Loading weights" not in result.stderr or name == "damaged weights"
+
+
+def test_the_code_of_a_model_is_not_run(mistakes, tmp_path_factory):
+    assert not list(tmp_path_factory.getbasetemp().glob("mistakes*/was_run"))
 
 
 def test_without_deepspeed_its_flag_alone_is_refused(tiny_llama, data_path, tmp_path):

@@ -66,6 +66,13 @@ def test_a_flag_that_begins_with_no_is_not_taken_for_another_ones_negation(scrip
     assert script("stop", "--nonoisy").stdout.strip() == "ran (False, None)"
 
 
+def test_a_reader_of_the_output_that_leaves_is_no_error(script, tmp_path):
+    command = f"{sys.executable} {tmp_path / 'script.py'} copy x | true"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60,
+                            env={**os.environ, "PYTHONPATH": str(ROOT)})  # fmt: skip
+    assert result.stderr == ""
+
+
 def test_an_interrupted_command_ends_in_one_line(script):
     result = script("stop")
     assert (result.returncode, result.stderr) == (130, "script.py: interrupted.\n")

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GPT2Co
 import weight_diff
 from alpaca.inference.local import resize_embeddings
 from alpaca.training import memory
-from alpaca.weights import manifest, pairs
+from alpaca.weights import known_sum, manifest, pairs
 from alpaca.weights.model_files import open_checkpoint
 from benchmarks import plain_weight_diff
 from configs import tiny_models
@@ -457,6 +457,40 @@ def test_a_manifest_of_a_newer_format_is_refused(llama, tmp_path):
     assert "newer" in fails("recover", "--path_raw", llama / "base", "--path_diff", tmp_path / "diff")
 
 
+def leave_out_a_tensor(entries):
+    del entries["tensors"]["lm_head.weight"]
+
+
+def reach_out(entries):
+    entries["files"]["../config.json"] = "0" * 64
+
+
+def misname_a_hash(entries):
+    entries["tensors"]["lm_head.weight"]["diff_sha256"] = 5
+
+
+def leave_out_a_part(entries):
+    del entries["twins"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (leave_out_a_tensor, "lm_head.weight is not named by weight_diff.json"),
+        (reach_out, "damaged, its files"),
+        (misname_a_hash, "damaged, its diff_sha256 of lm_head.weight"),
+        (leave_out_a_part, "damaged, its twins"),
+    ],
+)
+def test_a_manifest_that_was_changed_and_sealed_again_is_refused(change, words, llama, tmp_path):
+    shutil.copytree(llama / "diff", tmp_path / "diff")
+    entries = json.loads((tmp_path / "diff" / "weight_diff.json").read_text())
+    del entries["sha256"]
+    change(entries)
+    (tmp_path / "diff" / "weight_diff.json").write_bytes(manifest._sealed(entries))
+    assert words in fails("recover", "--path_raw", llama / "base", "--path_diff", tmp_path / "diff")
+
+
 def test_an_exact_diff_without_its_manifest_is_refused(llama, tmp_path):
     shutil.copytree(llama / "exact_diff", tmp_path / "diff", ignore=shutil.ignore_patterns("weight_diff.json"))
     assert "weight_diff.json" in fails("recover", "--path_raw", llama / "base", "--path_diff", tmp_path / "diff")
@@ -475,12 +509,12 @@ def test_llama_7b_with_a_pad_token_has_the_shapes_that_are_taken_for_alpaca_7b()
     config = LlamaConfig(vocab_size=32001, hidden_size=4096, intermediate_size=11008, tie_word_embeddings=False)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-    assert model.num_parameters() == weight_diff.ALPACA_7B_PARAMETERS
-    assert tuple(model.get_input_embeddings().weight.shape) == weight_diff.ALPACA_7B_EMBEDDING
+    assert model.num_parameters() == known_sum.ALPACA_7B_PARAMETERS
+    assert tuple(model.get_input_embeddings().weight.shape) == known_sum.ALPACA_7B_EMBEDDING
 
 
 def test_the_rotary_buffers_of_32_layers_add_238_7_to_the_sum():
-    sums = weight_diff.rotary_sums({}, {})
+    sums = known_sum.rotary_sums({}, {})
     assert len(sums) == 32
     assert sum(sums.values()) == pytest.approx(32 * (1 - 1e-4) / (1 - 1e-4 ** (1 / 64)), abs=1e-4)
 
@@ -492,10 +526,10 @@ def small_alpaca(llama, tmp_path, monkeypatch):
     recover(llama / "base", llama / "diff", tmp_path / "recovered")
     tensors = load_files(tmp_path / "recovered")
     total = sum(tensor.double().sum().item() for tensor in tensors.values())
-    monkeypatch.setattr(weight_diff, "ALPACA_7B_PARAMETERS", sum(tensor.numel() for tensor in tensors.values()))
-    monkeypatch.setattr(weight_diff, "ALPACA_7B_EMBEDDING", (401, 64))
-    with_buffers = total + sum(weight_diff.rotary_sums({}, {}).values())
-    monkeypatch.setattr(weight_diff, "ALPACA_7B_SUM", with_buffers)
+    monkeypatch.setattr(known_sum, "ALPACA_7B_PARAMETERS", sum(tensor.numel() for tensor in tensors.values()))
+    monkeypatch.setattr(known_sum, "ALPACA_7B_EMBEDDING", (401, 64))
+    with_buffers = total + sum(known_sum.rotary_sums({}, {}).values())
+    monkeypatch.setattr(known_sum, "ALPACA_7B_SUM", with_buffers)
     return {"base": llama / "base", "diff": diff, "total": total, "with_buffers": with_buffers}
 
 
@@ -522,12 +556,12 @@ def test_a_float32_running_total_is_as_good_as_the_sum_in_float64():
     names = [f"model.layers.{i}.mlp.up_proj.weight" for i in range(32)]
     sums = dict.fromkeys(names, 0.0) | {"model.embed_tokens.weight": 32768.0}
     sums |= {name: 0.0019 for name in names[:12]}  # less than half a step of 0.0039: each is lost
-    sums["lm_head.weight"] = weight_diff.ALPACA_7B_SUM - 32768.0
-    assert "as it has to be" in weight_diff.check_sum({}, sums)
-    exact = {"model.embed_tokens.weight": 32768.0, "lm_head.weight": weight_diff.ALPACA_7B_SUM - 32768.0 + 0.009}
-    assert "as it has to be" in weight_diff.check_sum({}, exact)
+    sums["lm_head.weight"] = known_sum.ALPACA_7B_SUM - 32768.0
+    assert "as it has to be" in known_sum.check_sum({}, sums)
+    exact = {"model.embed_tokens.weight": 32768.0, "lm_head.weight": known_sum.ALPACA_7B_SUM - 32768.0 + 0.009}
+    assert "as it has to be" in known_sum.check_sum({}, exact)
     with pytest.raises(weight_diff.UserError, match="not Alpaca-7B"):
-        weight_diff.check_sum({}, exact | {"model.norm.weight": 0.004})
+        known_sum.check_sum({}, exact | {"model.norm.weight": 0.004})
 
 
 def test_for_another_model_the_sum_is_said_to_prove_nothing(llama, tmp_path):
@@ -546,6 +580,18 @@ def test_a_completion_is_printed_with_and_without_an_output_folder(opt, tmp_path
     completion = in_memory[in_memory.index("Instruction:") :]
     assert "Completion (float32): " in completion
     assert from_disk.endswith(completion)
+    shutil.copytree(opt / "diff", tmp_path / "diff")
+    entries = json.loads((tmp_path / "diff" / "weight_diff.json").read_text())
+    del entries["sha256"]
+    for name in [name for name in entries["files"] if "token" in name or name in ("vocab.json", "merges.txt")]:
+        (tmp_path / "diff" / name).unlink()
+        del entries["files"][name]
+    (tmp_path / "diff" / "weight_diff.json").write_bytes(manifest._sealed(entries))
+    arguments[-1] = tmp_path / "diff"
+    code, printed, complained = command(*arguments, "--path_tuned", tmp_path / "without")
+    assert code == 0, complained
+    assert "No completion from the recovered model:" in printed.splitlines()[-1]
+    assert (tmp_path / "without" / "config.json").is_file()
 
 
 def test_where_memory_is_short_the_completion_is_in_bfloat16_or_left_out_with_a_line(llama, tmp_path, monkeypatch):
@@ -566,9 +612,7 @@ def test_a_model_with_few_positions_is_asked_for_as_many_tokens_as_it_has_left(n
     config = GPT2Config(vocab_size=len(tokenizer), n_positions=num_positions, n_embd=32, n_layer=1, n_head=2)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     weight_diff.print_completion(str(tmp_path), torch.float32, {}, False)
-    words = (
-        "No completion: the prompt takes more than the 32 tokens" if num_positions == 32 else "Completion (float32): "
-    )
+    words = "No completion: the prompt takes all 32 tokens" if num_positions == 32 else "Completion (float32): "
     assert words in capsys.readouterr().out
 
 

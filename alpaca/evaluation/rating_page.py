@@ -7,15 +7,16 @@ What the browser gets of a pair is its position in the rater's own random order 
 
 import html
 import random
+import re
 import threading
 import typing
 from dataclasses import dataclass
 
 from alpaca.evaluation.predictions import Pair
 from alpaca.evaluation.results import WITHDRAWN, last_votes
-from alpaca.inference.web_page import import_gradio
+from alpaca.inference.web_page import card, import_gradio, show_markdown, show_text
 from alpaca.row_files import AppendOnlyFile
-from utils import UserError
+from utils import UserError, printable
 
 if typing.TYPE_CHECKING:
     import gradio
@@ -31,14 +32,7 @@ BUTTONS = {
 }
 PAUSE_MS = 500  # after a pair shows, in which no press counts: it was meant for the one before
 CSS = """
-.card { border: 1px solid var(--border-color-primary); border-radius: 8px; padding: 10px 14px; margin-bottom: 10px;
-        background: var(--background-fill-secondary); box-sizing: border-box; }
-.card b { display: block; margin-bottom: 4px; }
 #task, #left, #right, #task *, #left *, #right * { min-width: 0; }
-#task .html-container, #left .html-container, #right .html-container { padding: 0 !important; }
-.responses { gap: 12px !important; align-items: stretch !important; }
-.responses > * { flex: 1 1 300px !important; min-width: min(300px, 100%) !important; }
-.responses > * > *, .responses .html-container, .responses .prose, .responses .card { height: 100%; }
 /* Always in reach, however long the responses are. */
 .votes { position: fixed; bottom: 0; left: 0; right: 0; z-index: 5; max-width: 1036px; margin: 0 auto;
          padding: 8px 14px; gap: 8px !important; flex-wrap: nowrap !important; box-sizing: border-box;
@@ -159,18 +153,22 @@ def build_page(evaluation: BlindEvaluation) -> "gradio.Blocks":
             done_group: gr.update(visible=False),
             position: str(view.position),
             message: f"Pair {view.position + 1} of {view.total}",
-            task: card("Instruction", view.instruction) + (card("Input", view.input) if view.input else ""),
-            left: card("Response 1", view.responses[0]),
-            right: card("Response 2", view.responses[1]),
+            task: "".join(
+                card(title, show_text(text))
+                for title, text in (("Instruction", view.instruction), ("Input", view.input))
+                if text
+            ),
+            left: card("Response 1", show_markdown(view.responses[0])),
+            right: card("Response 2", show_markdown(view.responses[1])),
         }
 
-    def start(name: str) -> dict:
+    def start(name: str | None) -> dict:
         rater = clean(name)
         return show(rater) if rater else {message: "Please enter a name first."}
 
-    def vote(name: str, shown_position: str, verdict: str) -> dict:
+    def vote(name: str | None, shown_position: str | None, verdict: str) -> dict:
         rater = clean(name)
-        if not rater or not (shown_position.isdecimal() or verdict == WITHDRAWN):
+        if not rater or not (re.fullmatch(r"\d{1,9}", shown_position or "") or verdict == WITHDRAWN):
             return {message: "Please reload the page and enter your name again."}
         try:
             if verdict == WITHDRAWN:
@@ -226,13 +224,8 @@ def build_page(evaluation: BlindEvaluation) -> "gradio.Blocks":
     return page
 
 
-def clean(name: str) -> str:
-    return " ".join(name.split())[:MAX_NAME_LENGTH]
-
-
-def card(title: str, text: str) -> str:
-    """A text in a frame, as it is: whatever a model writes, it stays text."""
-    return f'<div class="card"><b>{title}</b><div class="text">{html.escape(text)}</div></div>'
+def clean(name: str | None) -> str:
+    return " ".join(printable(name or "").split())[:MAX_NAME_LENGTH]
 
 
 def keyboard() -> str:

@@ -4,6 +4,7 @@
 
 import collections
 import math
+from collections.abc import Callable
 
 from alpaca.evaluation.win_rate import (
     CONTROLLED,
@@ -15,10 +16,46 @@ from alpaca.evaluation.win_rate import (
     sign_test,
     win_rates,
 )
+from utils import printable
 
 WITHDRAWN = "withdrawn"  # takes back a rater's vote on a pair
 
+VERDICTS = {
+    "judge": ("first", "second", "tie", "unparsable", "refused"),
+    "human": ("first", "second", "tie", "skip", WITHDRAWN),
+}
 FIGURE_TITLE = "Win rates of two models"  # in the files' metadata, which shows whose they are
+
+
+def verdict_check(kind: str, pairs: set[tuple[str, str]] | None = None) -> Callable[[dict], str | None]:
+    """A check of a file's rows, one after the other, as row_files takes it: that each is a verdict, on one of the pairs
+    (instruction, input) if they are given, and that none counts twice."""
+    standing = set()
+    by = "rater" if kind == "human" else "first"
+
+    def check(row: dict) -> str | None:
+        for name in ("instruction", "input", "verdict", *(["rater"] if kind == "human" else [])):
+            if not isinstance(row.get(name), str):
+                return f"has no {name!r} that is text"
+        if type(row.get("first")) is not int or row["first"] not in (1, 2):
+            return f"'first' is {row.get('first')!r}, and has to be 1 or 2"
+        if row["verdict"] not in VERDICTS[kind]:
+            return f"{row['verdict']!r} is no verdict; there are {', '.join(VERDICTS[kind])}"
+        lengths = row.get("lengths", [0, 0])
+        if not isinstance(lengths, list) or [type(n) for n in lengths] != [int, int] or min(lengths) < 0:
+            return "'lengths' is not a list of two lengths"
+        pair = (row["instruction"], row["input"])
+        if pairs is not None and pair not in pairs:
+            return "a verdict on a pair that the two files of responses do not have"
+        vote = (pair, row[by])
+        if row["verdict"] == WITHDRAWN and vote not in standing:
+            return "takes back a vote that is not there"
+        if row["verdict"] != WITHDRAWN and vote in standing:
+            return "a second verdict on the same pair"
+        standing.symmetric_difference_update([vote])
+        return None
+
+    return check
 
 
 def judged_pairs(verdicts: list[dict]) -> list[PairVotes]:
@@ -32,9 +69,9 @@ def judged_pairs(verdicts: list[dict]) -> list[PairVotes]:
 
 
 def rated_pairs(votes: list[dict]) -> list[PairVotes]:
-    """The outcomes of every pair that people voted on; every vote counts, except skips."""
+    """The outcomes of every pair that people voted on; every vote counts, except skips and what was taken back."""
     pairs = []
-    for rows in _by_pair(votes).values():
+    for rows in _by_pair(last_votes(votes)).values():
         if outcomes := [value for row in rows if (value := outcome(row)) is not None]:
             pairs.append(PairVotes(outcomes, _lengths(rows)))
     return pairs
@@ -156,9 +193,8 @@ def _share(part: int, whole: int) -> str:
 
 def _format(names: tuple[str, str], lines: dict[str, str]) -> str:
     width = max(map(len, lines))
-    return "\n".join(
-        [f"{names[0]}  against  {names[1]}", *(f"  {label:<{width}}  {text}" for label, text in lines.items())]
-    )
+    lines = [f"{names[0]}  against  {names[1]}", *(f"  {label:<{width}}  {text}" for label, text in lines.items())]
+    return "\n".join(map(printable, lines))
 
 
 # ---- Figure ----

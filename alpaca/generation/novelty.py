@@ -34,6 +34,7 @@ class Verdict:
 
     is_novel: bool
     highest: float
+    nearest: int  # the position, among the known instructions, of the first with that score; 0 where none is known
     most_similar: dict[str, float] | None = None  # the ten most similar instructions, most similar first
     average: float | None = None
 
@@ -71,13 +72,14 @@ class NoveltyFilter:
         for row, (text, ids) in enumerate(zip(instructions, token_ids, strict=True)):
             # As if they had come one by one: the columns are those known by now, in the order of acceptance.
             scores = self._f_measures(lcs[row, : len(self.texts)], len(ids))
-            highest = float(scores.max(initial=0.0))
+            nearest = int(scores.argmax()) if len(scores) else 0
+            highest = float(scores[nearest]) if len(scores) else 0.0
             if highest > self.threshold:
-                verdicts.append(Verdict(False, highest))
+                verdicts.append(Verdict(False, highest, nearest))
                 continue
             most_similar = {self.texts[i]: float(scores[i]) for i in _highest_positions(scores)}
             average = float(np.mean(scores)) if len(scores) else 0.0
-            verdicts.append(Verdict(True, highest, most_similar, average))
+            verdicts.append(Verdict(True, highest, nearest, most_similar, average))
             lcs[:, len(self.texts)] = lcs[:, num_known + row]
             self._add(text, ids)
         return verdicts

@@ -19,7 +19,7 @@ from alpaca.examples import parse_json_line
 from alpaca.generation.task_pool import Interrupted, Script, TaskPool, signals_between
 from alpaca.inference.answers import UnusableAnswer, read_answer
 from alpaca.inference.refusals import Refusal
-from utils import UserError, atomic_write, check_output_path, os_errors_in_one_line
+from utils import UserError, atomic_write, check_output_path, check_regular, os_errors_in_one_line
 
 CUSTOM_ID = re.compile(r"(-?\d+)-(\d+)")
 URLS = {"chat": "/v1/chat/completions", "completions": "/v1/completions"}
@@ -120,6 +120,8 @@ def find_answers(paths: list[str]) -> BatchAnswers:
     from tqdm import tqdm
 
     found = BatchAnswers(paths)
+    for path in paths:
+        check_regular(path)
     with os_errors_in_one_line():
         num_bytes = sum(map(os.path.getsize, paths))
     with tqdm(total=num_bytes, desc="looking through", unit="B", unit_scale=True) as progress_bar:

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from alpaca.row_files import AppendOnlyFile
-from utils import UserError, atomic_write, jload, os_errors_in_one_line
+from utils import UserError, atomic_write, check_regular, jload, os_errors_in_one_line
 
 MIN_TASKS_TO_FOLD = 64
 READ_AT_ONCE = 2**20  # characters, or bytes
@@ -126,6 +126,7 @@ class TaskFiles:
         for leftover in self.output_dir.glob("regen.json.*.tmp"):  # of a run that was killed; others are not ours
             if leftover.suffixes[-2][1:].isdecimal():
                 leftover.unlink()
+        check_regular(self.regen_path)
         if not self.regen_path.exists():
             return
         with open(self.regen_path, "rb") as f:
@@ -149,7 +150,9 @@ class TaskFiles:
                     f"{len(self.instructions) - self._num_unfolded}. Put back the regen.json that belongs to it, "
                     "or move the journal away."
                 )
-            if isinstance(row.get("log"), dict):
+            if "log" in row:
+                if not _is_sealed(row["log"]):
+                    raise UserError(f"{place}: its log is not as the run wrote it.")
                 self._unlogged.append(row["log"])
 
     def _read_log(self) -> None:
@@ -160,6 +163,8 @@ class TaskFiles:
             indices, first, kept = line.get("prompt_indices"), line.get("first_task", num_tasks), line.get("kept", 0)
             if not isinstance(indices, list) or not all(isinstance(n, int) for n in (*indices, first, kept)):
                 raise UserError(f"{self._log.path}, line {number}: no prompt_indices. Move the file away to go on.")
+            if not all(isinstance(line.get(name, ""), str) for name in ("custom_id", "line_sha256")):
+                raise UserError(f"{self._log.path}, line {number}: not of a run. Move the file away to go on.")
             last_prompt_index = max([last_prompt_index, *indices])
             if first < num_tasks:  # the log of a run whose regen.json was moved away ends here
                 self.custom_ids.clear()
@@ -200,7 +205,7 @@ def read_regen(path: Path) -> Iterator[tuple[str, dict]]:
     with os_errors_in_one_line(path), open(path, encoding="utf-8-sig", newline="") as f:
         while True:
             if match := before.match(buffer, start):
-                with contextlib.suppress(json.JSONDecodeError):  # perhaps for want of the rest
+                with contextlib.suppress(ValueError, RecursionError):  # perhaps for want of the rest
                     task, end = decode(buffer, match.end())
                     if not _is_task(task):
                         raise why_damaged(path)
@@ -237,6 +242,11 @@ def regen_text(position: int, task: dict) -> str:
 def sealed(entry: dict) -> dict:
     """A line of the log with its own hash at the end."""
     return {**entry, "line_sha256": sha256(json.dumps(entry))}
+
+
+def _is_sealed(entry: object) -> bool:
+    """Whether a line of the log, of a run that has just been killed, is as it was written."""
+    return isinstance(entry, dict) and entry == sealed({k: v for k, v in entry.items() if k != "line_sha256"})
 
 
 def sha256(text: str) -> str:

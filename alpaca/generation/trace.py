@@ -14,7 +14,7 @@ from pathlib import Path
 
 from alpaca.examples import parse_json_line
 from alpaca.generation.task_files import read_regen, regen_text, sealed, sha256
-from utils import UserError, os_errors_in_one_line
+from utils import UserError, os_errors_in_one_line, printable
 
 LOG_NAME = "generation_log.jsonl"
 
@@ -87,14 +87,23 @@ def describe(output_dir: str, number: int) -> str:
         instructions.append(task["instruction"])
     if task is None or len(instructions) <= number:
         raise UserError(f"{regen_path} has {len(instructions):,} tasks, no number {number}; the first one is 0.")
-    line_number, entry = find_line(log_path, number)
+    try:
+        line_number, entry = find_line(log_path, number)
+        rows = _origin(task, number, instructions, entry, f"{LOG_NAME}, line {line_number}")
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError):
+        raise UserError(f"{regen_path}, task {number}, or its line of {log_path}: not as a run writes it.") from None
+    return "\n".join(printable(f"{name:<12}{text}") for name, text in rows)
+
+
+def _origin(task: dict, number: int, instructions: list[str], entry: dict, place: str) -> list[tuple[str, str]]:
+    """What a task and its line of the log tell."""
     hashes = [(sha, position) for position, of_prompt in enumerate(entry["tasks_sha256"]) for sha in of_prompt]
     sha, position = hashes[number - entry["first_task"]]
     fits = "fits" if sha == sha256(json.dumps(task)) else "DOES NOT FIT: the task was changed since"
     similar = task["most_similar_instructions"]
     rows = [
         ("task", f"{number}: {task['instruction']}"),
-        ("request", f"{LOG_NAME}, line {line_number}, of {entry['time']}"),
+        ("request", f"{place}, of {entry['time']}"),
         ("prompt", f"{entry['prompt_indices'][position]} of seed {entry['seed']}"),
         ("seed tasks", ", ".join(map(str, entry["seed_task_ids"][position]))),
         ("model", f"{entry['model']} ({entry['api']})"),
@@ -106,7 +115,7 @@ def describe(output_dir: str, number: int) -> str:
     ]
     known = {text: f"task {i}" for i, text in enumerate(instructions[:number])}
     rows += [("neighbour", f"{score:.3f}, {known.get(text, 'seed task')}: {text}") for text, score in similar.items()]
-    return "\n".join(f"{name:<12}{text}" for name, text in rows)
+    return rows
 
 
 def find_line(log_path: Path, number: int) -> tuple[int, dict]:
@@ -124,7 +133,10 @@ def find_line(log_path: Path, number: int) -> tuple[int, dict]:
 def log_lines(log_path: Path) -> Iterator[tuple[int, dict]]:
     with os_errors_in_one_line(log_path), open(log_path, "rb") as f:
         for number, line in enumerate(f, start=1):
-            yield number, parse_json_line(line, f"{log_path}, line {number}")
+            entry = parse_json_line(line, f"{log_path}, line {number}")
+            if damage := why_altered(entry, line):
+                raise UserError(f"{log_path}, line {number}: {damage}")
+            yield number, entry
 
 
 def paths(output_dir: str) -> tuple[Path, Path]:

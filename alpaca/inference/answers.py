@@ -9,6 +9,7 @@ import typing
 from collections.abc import AsyncIterator
 
 from alpaca.inference.refusals import error_under_status_200
+from utils import printable, without_secrets
 
 if typing.TYPE_CHECKING:
     import httpx2
@@ -59,14 +60,14 @@ def read_answer(body: str, arguments: dict, url: str) -> Answer:
         completions = [(without_reasoning(text_of(choice)), finish_reason_of(choice)) for choice in choices]
         usage = reply.get("usage") or {}
         num_tokens = [usage.get(key) for key in ("prompt_tokens", "completion_tokens")]
-        model = str(reply.get("model") or arguments["model"])
+        model = printable(without_secrets(reply.get("model") or arguments["model"]))[:200]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        excerpt = " ".join(body[:200].split())
+        excerpt = " ".join(without_secrets(body[:2000])[:200].split())
         raise UnusableAnswer(f"the server's answer is no completion: {excerpt!r}") from None
     if not completions:
         raise UnusableAnswer("the server's answer has no choices")
     api = "chat" if "messages" in arguments else "completions"
-    return Answer(completions, api, model, *(number if isinstance(number, int) else None for number in num_tokens))
+    return Answer(completions, api, model, *(n if type(n) is int and 0 <= n < 2**53 else None for n in num_tokens))
 
 
 def text_of(choice: dict) -> str:
@@ -156,8 +157,9 @@ async def read_stream(response: "httpx2.Response", arguments: dict) -> AsyncIter
             raise UnusableAnswer("the stream ended before the response did")
     except httpx2.HTTPError as error:
         raise UnusableAnswer(f"the connection broke: {error or type(error).__name__}") from None
-    except (ValueError, TypeError, AttributeError):
-        raise UnusableAnswer(f"an event of the stream is no piece of a completion: {line[:200]!r}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        excerpt = without_secrets(line[:2000].decode("utf-8", "replace"))[:200]
+        raise UnusableAnswer(f"an event of the stream is no piece of a completion: {excerpt!r}") from None
     finally:
         await response.aclose()
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alpaca.inference.server import chat_message
-from utils import UserError, format_prompt, is_hub_name, jload
+from utils import UserError, check_ranges, format_prompt, is_hub_name, jload
 
 if typing.TYPE_CHECKING:
     import torch
@@ -28,6 +28,8 @@ PROMPT_NOTICE = {
     "alpaca": "prompt: Alpaca's (--prompt chat takes the model's own chat template, where it has one)",
     "chat": "prompt: the model's own chat template (--prompt alpaca takes Alpaca's)",
 }
+# A folder's own code is never run: without this, transformers asks on standard input, where a line may begin with "y".
+NO_CODE = {"trust_remote_code": False}
 REPLACEMENT = "\ufffd"  # what the first bytes of an unfinished character decode to
 
 
@@ -41,12 +43,8 @@ class Decoding:
 
     def check(self) -> None:
         """Raise UserError for values that mean nothing."""
-        if self.max_new_tokens < 1:
-            raise UserError(f"--max_new_tokens {self.max_new_tokens}: takes a number from 1.")
-        if not 0 <= self.temperature <= 10:
-            raise UserError(f"--temperature {self.temperature}: takes a number from 0 (always the likeliest) to 10.")
-        if not 0 < self.top_p <= 1:
-            raise UserError(f"--top_p {self.top_p}: takes a number above 0, up to 1.")
+        # As top_p nears 0, the likeliest token alone is left.
+        check_ranges(vars(self), {"max_new_tokens": (1, 2**31), "temperature": (0, 10), "top_p": (1e-9, 1)})
 
     def openai_arguments(self) -> dict:
         """The same for a request to a server, whose own defaults may be others."""
@@ -99,8 +97,9 @@ def load_tokenizer(model_name_or_path: str, cache_dir: str | None = None) -> "tr
     import transformers
 
     has_tokenizer = name == base or any((Path(name) / file).is_file() for file in TOKENIZER_FILES)
-    with one_line(name):
-        return transformers.AutoTokenizer.from_pretrained(name if has_tokenizer else base, cache_dir=cache_dir)
+    with load_errors_in_one_line(f"--model_name_or_path {name}"):
+        source = name if has_tokenizer else base
+        return transformers.AutoTokenizer.from_pretrained(source, cache_dir=cache_dir, **NO_CODE)
 
 
 def find_prompt_form(tokenizer: "transformers.PreTrainedTokenizerBase", prompt: str) -> str:
@@ -132,16 +131,6 @@ def find_base(model_name_or_path: str) -> tuple[str, str]:
     return model_name_or_path, adapter_base(folder) if is_adapter else model_name_or_path
 
 
-@contextlib.contextmanager
-def one_line(model_name_or_path: str) -> Iterator[None]:
-    """What a library finds wrong with somebody's files, as a UserError."""
-    try:
-        yield
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"--model_name_or_path {model_name_or_path}: cannot be loaded ({reason}).") from None
-
-
 def load_model(model_name_or_path: str, cache_dir: str | None = None, prompt: str = "auto") -> LocalModel:
     """A model folder, an adapter folder (its base is loaded too) or a name on the Hub, on the GPU if there is one.
 
@@ -159,8 +148,8 @@ def load_model(model_name_or_path: str, cache_dir: str | None = None, prompt: st
     transformers.utils.logging.disable_progress_bar()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if device == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
-    with one_line(name):
-        model = transformers.AutoModelForCausalLM.from_pretrained(base, cache_dir=cache_dir, dtype=dtype)
+    with load_errors_in_one_line(f"--model_name_or_path {name}"):
+        model = transformers.AutoModelForCausalLM.from_pretrained(base, cache_dir=cache_dir, dtype=dtype, **NO_CODE)
         if base != name:
             model = add_adapter(model, Path(name), num_rows_of(tokenizer))
     model.to(device).eval()
@@ -169,10 +158,26 @@ def load_model(model_name_or_path: str, cache_dir: str | None = None, prompt: st
     return LocalModel(name, model, tokenizer, frozenset(eos_ids), max_length(model.config), prompt_form)
 
 
+@contextlib.contextmanager
+def load_errors_in_one_line(what: str) -> Iterator[None]:
+    """Whatever the libraries find wrong with somebody's model, configuration or tokenizer: a UserError. Theirs are of
+    any kind, panics of the tokenizers, which are no Exception, included."""
+    try:
+        yield
+    except (UserError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        if "trust_remote_code" in reason:
+            reason = "it brings code of its own (auto_map), which is never run here"
+        raise UserError(f"{what}: cannot be loaded ({reason}).") from None
+
+
 def adapter_base(folder: Path) -> str:
     """The model that an adapter was trained on. Raises UserError where it is missing."""
-    base = jload(folder / "adapter_config.json").get("base_model_name_or_path")
-    if not base:
+    config = jload(folder / "adapter_config.json")
+    base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
+    if not base or not isinstance(base, str):
         raise UserError(f"{folder}/adapter_config.json: no base_model_name_or_path.")
     if os.path.isabs(base) and not os.path.isdir(base):
         raise UserError(

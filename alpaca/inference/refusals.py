@@ -9,13 +9,12 @@ some of it under status 200. Here all of them become a Refusal.
 import contextlib
 import email.utils
 import json
-import os
 import re
 import time
 import typing
 from collections.abc import Mapping
 
-from utils import UserError
+from utils import UserError, without_secrets
 
 TOO_LONG = re.compile(
     r"context[ _](length|size|window)|maximum (model |input |prompt |sequence )?length|too long|"
@@ -42,7 +41,6 @@ UNSUPPORTED = re.compile(
 WAIT = re.compile(
     r"(?:try again in|retry in|retry after|retryDelay\W+)\s*((?:\d+(?:\.\d+)?\s*[a-z]+\s*)+)", re.IGNORECASE
 )
-MIN_KEY_CHARS = 8  # shorter ones, such as "x" for a server without keys, are no secret and parts of words
 SECONDS = {"ms": 0.001, "mil": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -57,7 +55,7 @@ class Refusal(Exception):
     def __init__(self, status: int, body: typing.Any, url: str, headers: Mapping[str, str] | None = None):
         everything = body if isinstance(body, str) else json.dumps(body)
         if isinstance(body, str):
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):
                 body = json.loads(body)
         details = _details(body)
         self.status, self.url = status, url
@@ -66,10 +64,7 @@ class Refusal(Exception):
         metadata = details.get("metadata")  # OpenRouter: the words of the server behind it
         raw = metadata.get("raw") if isinstance(metadata, dict) else None
         words = " ".join(f"{words} {raw or ''}".split())
-        key = os.environ.get("OPENAI_API_KEY", "").strip()
-        if len(key) >= MIN_KEY_CHARS:
-            words = words.replace(key, "***")
-        self.message = f"{status}: {words[:300]}"
+        self.message = f"{status}: {without_secrets(words)[:300]}"
         self.wait_sec = retry_after_sec(headers or {}) or wait_in_words_sec(everything)
         self._everything = everything
         super().__init__(self.message)
@@ -162,7 +157,7 @@ def retry_after_sec(headers: Mapping[str, str]) -> float:
     asked = headers.get("retry-after", "")
     with contextlib.suppress(ValueError):
         return max(0.0, float(asked))
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, OverflowError, TypeError, IndexError):  # odd dates
         return max(0.0, email.utils.parsedate_to_datetime(asked).timestamp() - time.time())
     return 0.0
 

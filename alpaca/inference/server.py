@@ -12,6 +12,7 @@ import contextlib
 import os
 import random
 import re
+import time
 import typing
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
@@ -24,7 +25,7 @@ from alpaca.inference.answers import (
     without_reasoning,
 )
 from alpaca.inference.refusals import PromptRefused, Refusal, refused_argument, smallest_too_long
-from utils import UserError
+from utils import UserError, printable, without_secrets
 
 if typing.TYPE_CHECKING:
     import openai
@@ -35,6 +36,9 @@ FIRST_WAIT_SEC = 0.5
 MAX_WAIT_SEC = 30.0
 MAX_RETRY_AFTER_SEC = 300.0  # a server that asks for a longer wait ends the run
 REQUEST_TIMEOUT_SEC = 600.0  # the official client's own default; a small server may take minutes for an answer
+
+MAX_BODY_BYTES = 64 << 20  # of an answer: 2,048 completions of 3,072 tokens each are about 30 MB
+MAX_CONCURRENT_REQUESTS = 1000  # each holds a connection
 
 MIN_MAX_TOKENS = 64  # where not even so many fit, it is the prompt that is too long
 MAX_REFUSED_PROMPTS = 10  # in a row; then it is not the prompts
@@ -82,7 +86,8 @@ class ServerModel:
         notice: Callable[[str], None],
         auto_apis: tuple[str, str] = ("chat", "completions"),
     ):
-        self.model_name, self._notice = model_name, notice
+        self.model_name = model_name
+        self._notice = lambda text: notice(printable(without_secrets(text)))
         self._apis = auto_apis if api == "auto" else (api,)
         self._way = Way(self._apis[0])
         self._too_long: list[tuple[int, int]] = []  # prompt in characters, smallest max_tokens known not to fit
@@ -99,8 +104,9 @@ class ServerModel:
 
         async with openai_client() as client:  # one of its own, so that this can be asked in any event loop
             try:
-                await client.models.list()
+                await client.models.with_raw_response.list()  # whatever it is: the client would take it for a list
             except openai.APIConnectionError as error:
+                raise_own(error)
                 raise UserError(
                     f"no server at {client.base_url} ({error.__cause__ or error}). "
                     "Start it, or set OPENAI_BASE_URL to another."
@@ -184,9 +190,12 @@ class ServerModel:
             asked_wait_sec, is_limit = 0.0, False
             try:
                 try:
-                    result = await send()
+                    async with asyncio.timeout(REQUEST_TIMEOUT_SEC):  # the client's own bounds each read, not the whole
+                        result = await send()
                     self._num_answers += 1
                     return result
+                except TimeoutError:
+                    raise UnusableAnswer(f"the request timed out after {REQUEST_TIMEOUT_SEC:.0f} s") from None
                 except openai.APIStatusError as error:
                     response = error.response
                     raise Refusal(response.status_code, response.text, str(response.url), response.headers) from None
@@ -195,6 +204,7 @@ class ServerModel:
                     raise
                 reason, asked_wait_sec, is_limit = refusal.message, refusal.wait_sec, refusal.status == 429
             except openai.APIConnectionError as error:
+                raise_own(error)
                 # The client's own text is "Connection error."; its cause says which.
                 reason = f"{error.request.url}: {str(error.__cause__ or '') or error.message}"
             except UnusableAnswer as error:
@@ -286,15 +296,63 @@ def openai_client() -> "openai.AsyncOpenAI":
         raise UserError("set OPENAI_API_KEY, or OPENAI_BASE_URL for a server of your own that needs no key.")
     if base_url and not base_url.startswith(("http://", "https://")):
         raise UserError(f"OPENAI_BASE_URL is {base_url!r}; it needs the whole address, as http://127.0.0.1:8000/v1.")
+    organization = os.environ.get("OPENAI_ORG_ID") or os.environ.get("OPENAI_ORG") or None
+    for name, value in (("OPENAI_API_KEY", key), ("OPENAI_ORG_ID", organization or "")):
+        if not re.fullmatch(r"[ -~]*", value):
+            raise UserError(f"{name} holds a character that no HTTP header can carry. Set it anew.")
     import openai
 
-    return openai.AsyncOpenAI(
-        api_key=key or "none",  # the client insists on one
-        base_url=base_url or None,
-        organization=os.environ.get("OPENAI_ORG_ID") or os.environ.get("OPENAI_ORG") or None,
-        timeout=openai.Timeout(REQUEST_TIMEOUT_SEC, connect=5.0),
-        max_retries=0,
-    )
+    timeout = openai.Timeout(REQUEST_TIMEOUT_SEC, connect=5.0)
+    try:
+        return openai.AsyncOpenAI(
+            api_key=key or "none",  # the client insists on one
+            base_url=base_url or None,
+            organization=organization,
+            timeout=timeout,
+            max_retries=0,
+            # What is compressed could inflate to any size.
+            default_headers={"Accept-Encoding": "identity"},
+            http_client=openai.DefaultAsyncHttpxClient(timeout=timeout, event_hooks={"response": [bound_response]}),
+        )
+    except Exception as error:  # what the library finds wrong with an address, here or in the proxies' variables
+        reason = " ".join(str(error).split())
+        raise UserError(f"OPENAI_BASE_URL, HTTP_PROXY, HTTPS_PROXY or ALL_PROXY cannot be used ({reason}).") from None
+
+
+async def bound_response(response) -> None:
+    """Refuse a redirect to another host, which would get the prompts, and bound the body in size and time.
+
+    A hook of the HTTP client's; the official client shows what it raises as the cause of an APIConnectionError.
+    """
+    if response.has_redirect_location:
+        target = response.url.join(response.headers["location"])
+        if target.host != response.url.host or (target.scheme, response.url.scheme) == ("http", "https"):
+            raise UserError(f"{response.url} sends on to {target}, another host. If that is right, name that one.")
+    if response.headers.get("content-encoding", "identity") != "identity":
+        raise UserError(f"{response.url} compresses its answer, though it was asked not to.")
+    import httpx2  # the official client's own
+
+    class BoundedStream(httpx2.AsyncByteStream):
+        def __init__(self, stream):
+            self.stream, self.aclose = stream, stream.aclose
+
+        async def __aiter__(self):
+            num_bytes, deadline = 0, time.monotonic() + REQUEST_TIMEOUT_SEC
+            async for chunk in self.stream:
+                num_bytes += len(chunk)
+                if num_bytes > MAX_BODY_BYTES:
+                    raise UserError(f"{response.url}: an answer of more than {MAX_BODY_BYTES >> 20} MB. Is it a model?")
+                if time.monotonic() > deadline:
+                    raise UserError(f"{response.url}: an answer that takes more than {REQUEST_TIMEOUT_SEC:.0f} s.")
+                yield chunk
+
+    response.stream = BoundedStream(response.stream)
+
+
+def raise_own(error: "openai.OpenAIError") -> None:
+    """Raise the UserError, if there is one, that the official client has wrapped."""
+    if isinstance(error.__cause__, UserError):
+        raise error.__cause__ from None
 
 
 async def as_answered(

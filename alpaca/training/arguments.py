@@ -8,6 +8,7 @@ process to shard over) is left out with a warning.
 
 import json
 import logging
+import math
 import os
 import socket
 import sys
@@ -19,7 +20,7 @@ import torch
 import transformers
 
 from alpaca.training import flags
-from utils import UserError, jload
+from utils import UserError, check_ranges, jload, printable
 
 # ---- Processes ----
 
@@ -27,7 +28,7 @@ from utils import UserError, jload
 def say(text: str) -> None:
     """Print to stderr, on rank 0 alone."""
     if os.environ.get("RANK", "0") == "0":
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text, keep="\n"), file=sys.stderr, flush=True)
 
 
 def fsdp_on_one_gpu() -> dict:
@@ -88,6 +89,21 @@ def check_processes(training_args: transformers.TrainingArguments) -> None:
 
 
 # ---- Flags ----
+
+# What each number may be, both ends included; NaN and infinity are in no range.
+TINY = 1e-12
+RANGES = {
+    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), (1, math.inf)),
+    **dict.fromkeys(("gradient_accumulation_steps", "model_max_length", "max_examples"), (1, math.inf)),
+    **dict.fromkeys(("save_total_limit", "dataloader_prefetch_factor"), (1, math.inf)),
+    **dict.fromkeys(("save_steps", "logging_steps", "eval_steps"), (0, math.inf)),
+    **dict.fromkeys(("learning_rate", "weight_decay", "max_grad_norm"), (0, 1e30)),  # torch stops at 3e38
+    **dict.fromkeys(("warmup_steps", "warmup_ratio"), (0, math.inf)),
+    **dict.fromkeys(("adam_beta1", "adam_beta2", "lora_dropout"), (0, 1 - 1e-9)),
+    **dict.fromkeys(("num_train_epochs", "adam_epsilon"), (TINY, math.inf)),
+    **dict.fromkeys(("seed", "data_seed"), (0, 2**32 - 1)),
+    **dict.fromkeys(("dataloader_num_workers", "lora_rank", "lora_alpha", "label_smoothing_factor"), (0, math.inf)),
+}
 
 
 @dataclass
@@ -212,6 +228,7 @@ class TrainingArguments(transformers.TrainingArguments):
         if self.fsdp:
             self.fsdp_config = self._fsdp_config_of_2023_flags()
             self.fsdp = True
+        self.logging_nan_inf_filter = False  # a loss that is not finite ends the run
         self.log_level_replica = "error"  # rank 0 alone speaks
         if self.ddp_find_unused_parameters is None:
             self.ddp_find_unused_parameters = False  # every parameter of a causal language model is used
@@ -287,12 +304,13 @@ def parse_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments,
         on_one_gpu = fsdp_on_one_gpu()
         if on_one_gpu and not namespace.fsdp:
             argv = [*argv, "--fsdp", on_one_gpu["fsdp"]]
+    check_ranges(vars(namespace), RANGES)
+    if namespace.max_steps != -1 and namespace.max_steps < 1:
+        raise UserError(f"--max_steps {namespace.max_steps}: takes a number from 1, or -1 for --num_train_epochs.")
     if namespace.fsdp and (namespace.use_cpu or namespace.no_cuda or torch.cuda.device_count() == 0):
         be_a_group_of_one()  # a checkpoint of several processes can then be continued by one
     if namespace.data_path is None:
         raise UserError("--data_path is missing: a JSON, JSON lines or Parquet file, or a dataset on the Hub.")
-    if namespace.max_examples is not None and namespace.max_examples < 1:
-        raise UserError(f"--max_examples {namespace.max_examples}: takes a number from 1.")
     try:
         return parser.parse_args_into_dataclasses(argv, look_for_args_file=False)[:4]
     except ValueError as error:  # two flags that exclude each other, or a value out of range

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from alpaca.inference.local import max_length
+from alpaca.inference.local import NO_CODE, load_errors_in_one_line, max_length
 from alpaca.training.arguments import ModelArguments, TrainingArguments, say
 from utils import UserError, is_hub_name, jload
 
@@ -22,11 +22,8 @@ def load_config(model_args: ModelArguments, cache_dir: str | None) -> transforme
             raise UserError(f"--model_name_or_path {name}: no config.json in it.")
         if not model_args.init_from_config:
             check_weights(folder)
-    try:
-        return transformers.AutoConfig.from_pretrained(name, cache_dir=cache_dir)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{name}: neither a folder nor a model that the Hub gives out ({reason}).") from None
+    with load_errors_in_one_line(f"--model_name_or_path {name}"):
+        return transformers.AutoConfig.from_pretrained(name, cache_dir=cache_dir, **NO_CODE)
 
 
 def check_weights(folder: Path) -> None:
@@ -36,7 +33,9 @@ def check_weights(folder: Path) -> None:
             return
         index = folder / f"{name}.index.json"
         if index.is_file():
-            for shard in sorted(set(jload(index)["weight_map"].values())):
+            with load_errors_in_one_line(str(index)):
+                shards = sorted(set(jload(index)["weight_map"].values()))
+            for shard in shards:
                 if not (folder / shard).is_file():
                     raise UserError(f"{folder}: {shard} is missing, which {index.name} names.")
             return
@@ -51,8 +50,9 @@ def skeleton(config: transformers.PretrainedConfig) -> torch.nn.Module:
     Raises UserError where it is no causal language model."""
     if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
         raise UserError(f"{config.name_or_path}: a {config.model_type} model, which is no causal language model.")
-    with torch.device("meta"):
-        return transformers.AutoModelForCausalLM.from_config(config)
+    load_errors = load_errors_in_one_line(f"--model_name_or_path {config.name_or_path}")
+    with load_errors, torch.device("meta"):
+        return transformers.AutoModelForCausalLM.from_config(config, **NO_CODE)
 
 
 def check_positions(config: transformers.PretrainedConfig, *datasets) -> None:

@@ -6,25 +6,30 @@ train.py uses this so that a run killed at any instant goes on from the newest w
 
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
+import contextlib
+import errno
 import os
 import re
 import shutil
 import signal
 import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers.trainer_utils import rotate_checkpoints
 
 from alpaca.training.arguments import LoraArguments
-from utils import UserError, jdump, jload, os_errors_in_one_line, sync_directory
+from utils import UserError, jdump, jload, lock_or_refuse, os_errors_in_one_line, sync_directory
 
 UNFINISHED = "unfinished"
 FILE_LIST = "checkpoint_files.json"  # written last: name and size in bytes of every other file
 DATA = "data_sha256.json"  # what a checkpoint was trained on
 MAX_SHARD_SIZE = "5GB"
+ADVICE = "Make room and go on from the newest checkpoint with --resume_from_checkpoint True."
 WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")  # a full model's files
 
 
@@ -41,6 +46,13 @@ def check_output_dir(output_dir: str, lora_args: LoraArguments) -> None:
         )
 
 
+def lock_output_dir(output_dir: str) -> None:
+    """Keep the folder for this run, until its process ends. Raises UserError where another run has it."""
+    if os.environ.get("RANK", "0") == "0":  # the ranks of one run share it
+        with os_errors_in_one_line(f"--output_dir {output_dir}"):
+            lock_or_refuse(os.open(output_dir, os.O_RDONLY), f"--output_dir {output_dir}")
+
+
 class CheckpointingTrainer(transformers.Trainer):
     """A Trainer whose checkpoints and final model get their names when they are complete."""
 
@@ -53,22 +65,33 @@ class CheckpointingTrainer(transformers.Trainer):
         self.accelerator.wait_for_everyone()
         return super().train(*args, **kwargs)
 
+    def _maybe_log_save_evaluate(self, tr_loss, *args, **keywords):
+        # After each step, on all ranks; tr_loss is the sum since the last log entry.
+        if on_any_rank(not torch.isfinite(tr_loss).all(), self.args.device):
+            raise UserError(
+                f"the loss of step {self.state.global_step} is not finite, and nothing was saved after it. "
+                "Try a lower --learning_rate, or look at the data; checkpoints of earlier steps are whole."
+            )
+        super()._maybe_log_save_evaluate(tr_loss, *args, **keywords)
+
     def _save_checkpoint(self, model, trial):
         output_dir = Path(self.args.output_dir)
         name = f"checkpoint-{self.state.global_step}"
         self.args.output_dir = str(output_dir / UNFINISHED)
         try:
-            super()._save_checkpoint(model, trial)
+            with write_errors_in_one_line(output_dir, self.args.should_save):
+                super()._save_checkpoint(model, trial)
         finally:
             self.args.output_dir = str(output_dir)
         if self.state.best_global_step == self.state.global_step:
             self.state.best_model_checkpoint = str(output_dir / name)
         self.accelerator.wait_for_everyone()  # every rank has written its part
         if self.args.should_save:
-            self.state.save_to_json(str(output_dir / UNFINISHED / name / "trainer_state.json"))
-            jdump(identity_of(self.train_dataset), output_dir / UNFINISHED / name / DATA)
-            complete(output_dir / UNFINISHED / name, output_dir / name)
-            rotate_checkpoints(str(output_dir), self.args.save_total_limit, self.state.best_model_checkpoint)
+            with write_errors_in_one_line(output_dir):
+                self.state.save_to_json(str(output_dir / UNFINISHED / name / "trainer_state.json"))
+                jdump(identity_of(self.train_dataset), output_dir / UNFINISHED / name / DATA)
+                complete(output_dir / UNFINISHED / name, output_dir / name)
+                rotate_checkpoints(str(output_dir), self.args.save_total_limit, self.state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()
 
     def save_final_model(self) -> None:
@@ -78,16 +101,23 @@ class CheckpointingTrainer(transformers.Trainer):
         """
         output_dir = Path(self.args.output_dir)
         temporary = output_dir / UNFINISHED / "model"
-        self.save_model(str(temporary))
-        if self.args.should_save:
-            self.state.save_to_json(str(temporary / "trainer_state.json"))
-            move_model(temporary, output_dir)
+        with write_errors_in_one_line(output_dir, self.args.should_save):
+            self.save_model(str(temporary))
+            if self.args.should_save:
+                self.state.save_to_json(str(temporary / "trainer_state.json"))
+                move_model(temporary, output_dir)
         self.accelerator.wait_for_everyone()
 
     def _save(self, output_dir=None, state_dict=None):
         # The Trainer's own writes one file of up to 50 GB, and a pickle of its arguments.
         if self.args.should_save:
             model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+            for name, values in (state_dict or model.state_dict()).items():
+                if not torch.isfinite(values).all():
+                    raise UserError(
+                        f"after step {self.state.global_step}, {name} holds values that are not finite; nothing was "
+                        "saved. Try a lower --learning_rate."
+                    )
             if hasattr(model, "peft_config"):
                 model.save_pretrained(output_dir, state_dict=state_dict, save_embedding_layers=False)
                 (Path(output_dir) / "README.md").unlink()  # peft's empty form of a model card
@@ -111,14 +141,45 @@ class SaveAndStopOnSigterm(transformers.TrainerCallback):
         self.previous_handler = signal.signal(signal.SIGTERM, self._on_signal)
 
     def on_step_end(self, args, state, control, **kwargs):
-        received = torch.tensor(int(self.received), device=args.device)
-        if torch.distributed.is_initialized():  # the signal reaches ranks at different steps, or one rank only
-            torch.distributed.all_reduce(received, op=torch.distributed.ReduceOp.MAX)
-        if received.item() and state.global_step < state.max_steps:
+        # The signal reaches ranks at different steps, or one rank only.
+        if on_any_rank(self.received, args.device) and state.global_step < state.max_steps:
             self.stopped = control.should_save = control.should_training_stop = True
 
     def on_train_end(self, args, state, control, **kwargs):
         signal.signal(signal.SIGTERM, self.previous_handler)
+
+
+def on_any_rank(flag: bool | torch.Tensor, device: torch.device) -> bool:
+    """Whether flag is true on some rank. Collective."""
+    flags = torch.as_tensor(flag, device=device).int()
+    if torch.distributed.is_initialized():
+        torch.distributed.all_reduce(flags, op=torch.distributed.ReduceOp.MAX)
+    return bool(flags)
+
+
+# What safetensors and torch.save say, in exceptions of their own, of a full disk and of a limit on file sizes.
+DISK_IS_FULL = re.compile(
+    r"os error (28|122|27)\b|No space left|quota exceeded|File too large|PytorchStreamWriter|inline_container"
+)
+
+
+@contextlib.contextmanager
+def write_errors_in_one_line(output_dir: Path, may_remove: bool = True) -> Iterator[None]:
+    """A write that fails: a UserError, and what was written so far is gone. Whole checkpoints stay."""
+    try:
+        with os_errors_in_one_line(output_dir, ADVICE):
+            try:
+                yield
+            except (RuntimeError, SafetensorError) as error:
+                if not DISK_IS_FULL.search(str(error)):
+                    raise
+                raise OSError(
+                    errno.ENOSPC, f"a file could not be written ({' '.join(str(error).split())[:200]})"
+                ) from None
+    except UserError:
+        if may_remove:
+            shutil.rmtree(output_dir / UNFINISHED, ignore_errors=True)
+        raise
 
 
 def open_to_others(folder: Path) -> None:

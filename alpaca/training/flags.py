@@ -10,6 +10,8 @@ import functools
 import importlib.util
 import os
 import shutil
+import signal
+import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -124,7 +126,8 @@ def flags_in(config_path: str) -> list[str]:
 
 
 def before_the_imports(argv: Sequence[str], doc: str) -> None:
-    """Answer --help, and end with one line where a flag does not exist."""
+    """Answer --help, and end with one line where a flag does not exist; from here on, Ctrl-C is one line, too."""
+    signal.signal(signal.SIGINT, interrupted)
     is_first = os.environ.get("RANK", "0") == "0"
     if {"-h", "--help"} & set(argv):
         if is_first:
@@ -134,3 +137,11 @@ def before_the_imports(argv: Sequence[str], doc: str) -> None:
         check_names(argv)
     except UserError as error:
         raise SystemExit(f"train.py: {error}" if is_first else 1) from None
+
+
+def interrupted(signum, frame) -> None:
+    """Ctrl-C, at any instant: whole checkpoints are safe, and nothing else is worth an orderly end."""
+    if os.environ.get("RANK", "0") == "0":
+        text = "interrupted. --resume_from_checkpoint True goes on from the newest checkpoint, if there is one."
+        os.write(sys.stderr.fileno(), f"\ntrain.py: {text}\n".encode())
+    os._exit(130)

@@ -107,7 +107,7 @@ def saved_bytes(config: transformers.PretrainedConfig, num_layers: int, num_toke
     transformers.AttentionInterface.register(packed_steps.VARLEN, packed_steps.varlen_attention)
     with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(
-            config, dtype=dtype, attn_implementation=packed_steps.VARLEN
+            config, dtype=dtype, attn_implementation=packed_steps.VARLEN, trust_remote_code=False
         ).train()
     example = {name: torch.zeros(num_tokens, dtype=torch.long) for name in ("input_ids", "labels")}
     row = packed_steps.PackedRow(num_tokens)([example])

@@ -19,13 +19,14 @@ import hashlib
 import importlib.metadata
 import json
 import platform
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 from alpaca.weights import model_files
 from alpaca.weights.model_files import ITEMSIZE, StoredTensor, bytes_of
 from alpaca.weights.pairs import Architecture, Pair, check_layers, stream
-from utils import UserError, atomic_write
+from utils import UserError, atomic_write, check_regular
 
 MANIFEST = "weight_diff.json"
 VERSION = 1
@@ -76,6 +77,8 @@ class Manifest:
 
     def check_buffers(self, buffers: dict[str, StoredTensor]) -> None:
         """Raise UserError for a damaged rotary buffer. They are small, and no part of the recovered model."""
+        if missing := sorted(self.buffers.keys() - buffers.keys()):
+            raise UserError(f"the diff's tensor {missing[0]} is missing, which {MANIFEST} names. Download both again.")
         for name, expected in self.buffers.items():
             tensor = buffers[name]
             if _sha256(bytes_of(tensor.read(0, tensor.numel))) != expected:
@@ -83,6 +86,10 @@ class Manifest:
 
     def pair_up(self, diff: dict[str, StoredTensor], base: dict[str, StoredTensor], path_raw: str) -> list[Pair]:
         """The pairs that make_diff had. Raises UserError where the base model has other tensors or shapes."""
+        if diff.keys() != self.tensors.keys():
+            name = sorted(diff.keys() ^ self.tensors.keys())[0]
+            where = f"is not named by {MANIFEST}" if name in diff else f"is missing, which {MANIFEST} names"
+            raise UserError(f"the diff's tensor {name} {where}: they do not belong together. Download both again.")
         architecture = Architecture(self.prefix, self.tied)
         find = architecture.finder(base)
         pairs = []
@@ -94,6 +101,10 @@ class Manifest:
                     f"{path_raw}: not the base model that this diff was made from; tensor {record['base_name']} is "
                     f"{found} instead of {record['base_shape']} {record['base_dtype']}. Nothing was written."
                 )
+            rows, shape = record["base_rows"], diff[name].shape
+            fits = shape[1:] == other.shape[1:] and rows <= min(shape[0], other.shape[0]) if shape else not other.shape
+            if not fits:
+                raise UserError(f"{diff[name].path}: tensor {name} has not the shape that {MANIFEST} says.")
             is_kept = name not in self.twins
             pairs.append(Pair(name, diff[name], other, record["base_rows"], record["base_dtype"], is_kept=is_kept))
         check_layers(diff, base, architecture)
@@ -130,6 +141,7 @@ class Manifest:
 def read_manifest(path_diff: str) -> Manifest:
     """The manifest of a diff, empty if it has none. Raises UserError unless every bit is as it was written."""
     path = Path(path_diff) / MANIFEST
+    check_regular(path)
     if not path.exists():
         return Manifest()
     content = path.read_bytes()
@@ -143,7 +155,52 @@ def read_manifest(path_diff: str) -> Manifest:
         raise UserError(f"{path}: damaged. Download it again.")
     if entries["version"] != VERSION:
         raise UserError(f"{path}: format {entries['version']}, of a newer weight_diff.py. Use that one.")
+    if problem := _misfit(entries):
+        raise UserError(f"{path}: damaged, its {problem} is not what weight_diff.py writes. Download it again.")
     return Manifest(**{field.name: entries[field.name] for field in dataclasses.fields(Manifest)})
+
+
+def _misfit(entries: dict) -> str | None:
+    """The first part of a manifest that is not of the form above, by its name, or None."""
+
+    def is_hash(text: object) -> bool:
+        return isinstance(text, str) and re.fullmatch("[0-9a-f]{64}", text) is not None
+
+    def is_count(number: object) -> bool:
+        return type(number) is int and number >= 0
+
+    def is_texts(value: object) -> bool:
+        return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+
+    def is_inside(name: str) -> bool:
+        return not Path(name).is_absolute() and ".." not in Path(name).parts
+
+    kinds = {
+        "base_name": lambda value: isinstance(value, str),
+        "base_dtype": lambda value: str(value) in model_files.DTYPES,
+        "base_shape": lambda value: isinstance(value, list) and all(map(is_count, value)),
+        "base_rows": is_count,
+        **dict.fromkeys(("base_sha256", "diff_sha256", "recovered_sha256"), is_hash),
+        "deviation": lambda value: isinstance(value, float | int | None),
+    }
+    parts = {
+        "exact": isinstance(entries.get("exact"), bool),
+        "prefix": isinstance(entries.get("prefix"), str),
+        "tied": is_texts(entries.get("tied")),
+        "files": is_texts(files := entries.get("files")) and all(map(is_inside, files)),
+        "buffers": is_texts(entries.get("buffers")),
+        "tensors": isinstance(tensors := entries.get("tensors"), dict) and bool(tensors),
+    }
+    parts["twins"] = parts["tensors"] and isinstance(twins := entries.get("twins"), list)
+    parts["twins"] = parts["twins"] and all(str(twin) in tensors for twin in twins)
+    if wrong := [name for name, is_right in parts.items() if not is_right]:
+        return wrong[0]
+    for name, record in tensors.items():
+        if not isinstance(record, dict) or record.keys() != kinds.keys():
+            return f"record of {name}"
+        if wrong := [key for key, is_right in kinds.items() if not is_right(record[key])]:
+            return f"{wrong[0]} of {name}"
+    return None
 
 
 def _sealed(entries: dict) -> bytes:

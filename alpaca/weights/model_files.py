@@ -10,7 +10,6 @@ import collections
 import contextlib
 import dataclasses
 import difflib
-import fcntl
 import hashlib
 import json
 import math
@@ -18,10 +17,11 @@ import os
 import re
 import shutil
 import threading
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from utils import UserError, atomic_write, os_errors_in_one_line, sync_directory
+from utils import UserError, atomic_write, lock_or_refuse, os_errors_in_one_line, sync_directory
 
 # Number types as safetensors files call them, and as torch does. Integers are left out: what they hold in a
 # checkpoint (quantized weights, masks) has no meaningful difference.
@@ -161,7 +161,7 @@ def _strict_json(text: bytes, path: Path) -> dict:
 
     try:
         content = json.loads(text, object_pairs_hook=unique)
-    except ValueError:  # not JSON, or not UTF-8
+    except (ValueError, RecursionError):  # not JSON, not UTF-8, or too deep
         content = None
     if not isinstance(content, dict):
         raise UserError(f"{path}: damaged, no JSON object where one has to be. Copy the file again.")
@@ -212,11 +212,12 @@ def _pickled_tensors(path: Path) -> dict[str, StoredTensor]:
     import torch
 
     dtypes = {getattr(torch, name): dtype for dtype, name in DTYPES.items()}
+    _check_zip(path)
     try:
         state_dict = torch.load(path, map_location="meta", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(f"{path}: refused, this pickle is more than tensors and could run code.") from None
-    except (RuntimeError, ValueError, EOFError, OSError, KeyError) as error:
+    except Exception as error:  # whatever torch finds wrong with somebody's file
         raise UserError(f"{path}: truncated or damaged ({first_line(error)}). Copy it again.") from None
     if not isinstance(state_dict, dict) or not all(isinstance(t, torch.Tensor) for t in state_dict.values()):
         raise UserError(f"{path}: not a state dict, which maps names to tensors and nothing else.")
@@ -232,6 +233,21 @@ def _pickled_tensors(path: Path) -> dict[str, StoredTensor]:
             raise UserError(f"{path}: ends before tensor {name} does; truncated? Copy it again.")
         tensors[name] = tensor
     return tensors
+
+
+def _check_zip(path: Path) -> None:
+    """Raise UserError for a zip file that does not hold its tensors as they are read: as they are, little end first."""
+    if not zipfile.is_zipfile(path):
+        return  # the format of torch < 1.6, or damaged
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise UserError(f"{path}: a compressed archive. Save the model again with torch.save.")
+            for name in archive.namelist():
+                if name.endswith("/byteorder") and archive.read(name) != b"little":
+                    raise UserError(f"{path}: of a big-endian machine. Save the model again as safetensors.")
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError) as error:
+        raise UserError(f"{path}: damaged archive ({first_line(error)}). Copy it again.") from None
 
 
 def first_line(error: Exception) -> str:
@@ -268,7 +284,8 @@ def new_directory(target: str | os.PathLike, num_bytes: int) -> Iterator[Path]:
     partial.mkdir(parents=True, exist_ok=True)
     lock = os.open(partial, os.O_RDONLY)
     try:
-        _lock_and_clear(partial, lock)
+        lock_or_refuse(lock, partial)
+        _clear(partial)
         try:
             _check_disk_space(partial, num_bytes)
             yield partial
@@ -282,11 +299,7 @@ def new_directory(target: str | os.PathLike, num_bytes: int) -> Iterator[Path]:
         os.close(lock)
 
 
-def _lock_and_clear(partial: Path, lock: int) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UserError(f"{partial}: another run is writing there. Wait for it, or name another folder.") from None
+def _clear(partial: Path) -> None:
     shutil.rmtree(partial / CHAT_TEMPLATES, ignore_errors=True)
     if any(not entry.is_file() for entry in partial.iterdir()):
         raise UserError(f"{partial}: not what an interrupted run leaves behind. Move it away.")

@@ -19,14 +19,13 @@ from collections.abc import Callable, Iterator
 from concurrent import futures
 from pathlib import Path
 
-from alpaca.inference.local import TOKENIZER_FILES, num_rows_of
+from alpaca.inference.local import NO_CODE, TOKENIZER_FILES, load_errors_in_one_line, num_rows_of
 from alpaca.weights.model_files import (
     DTYPES,
     EXACT_PREFIX,
     ITEMSIZE,
     Shards,
     StoredTensor,
-    first_line,
     torch_dtype,
 )
 from utils import UserError, jload
@@ -68,12 +67,9 @@ def read_architecture(path: str) -> Architecture:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except Exception as error:  # whatever transformers finds wrong with somebody's config
-        raise UserError(f"{path}/config.json: not a causal language model ({first_line(error)}).") from error
+    with load_errors_in_one_line(f"{path}/config.json: not a causal language model"), torch.device("meta"):
+        config = AutoConfig.from_pretrained(path, **NO_CODE)
+        model = AutoModelForCausalLM.from_config(config, **NO_CODE)
     modules = (model.get_input_embeddings(), model.get_output_embeddings())
     weights = [module.weight for module in modules if module is not None]
     parameters = model.named_parameters(remove_duplicate=False)
@@ -89,11 +85,8 @@ def count_tokens(path: str) -> int | None:
         return None
     from transformers import AutoTokenizer
 
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    except Exception as error:  # as above
-        raise UserError(f"{path}: its tokenizer cannot be loaded ({first_line(error)}). Convert it anew.") from error
-    return num_rows_of(tokenizer)
+    with load_errors_in_one_line(f"{path}: its tokenizer"):
+        return num_rows_of(AutoTokenizer.from_pretrained(path, **NO_CODE))
 
 
 @dataclasses.dataclass

@@ -82,6 +82,9 @@ class Forks:
         codes = [process.exitcode for process in self._processes]
         return None if None in codes else next((code for code in codes if code), 0)
 
+    def poll(self) -> int | None:
+        return self.returncode
+
     def send_signal(self, number: int) -> None:
         for process in self._processes:
             if process.exitcode is None:
