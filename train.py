@@ -50,6 +50,7 @@ from alpaca.training.checkpoints import (
     SaveAndStopOnSigterm,
     check_output_dir,
     check_same_data,
+    check_same_sharding,
     checkpoint_to_resume,
     lock_output_dir,
 )
@@ -361,6 +362,7 @@ def train() -> None:
     adapters.check(lora_args, meta_model, model_args.init_from_config)
     adapters.check_quantization(lora_args, config)
     checkpoint = checkpoint_to_resume(training_args.resume_from_checkpoint, training_args.output_dir, say)
+    check_same_sharding(checkpoint, training_args)
 
     tokenizer, num_new_tokens = load_tokenizer(
         model_args.model_name_or_path, training_args.cache_dir, training_args.model_max_length

@@ -412,10 +412,17 @@ def test_another_number_of_ranks_under_fsdp_goes_on_from_a_checkpoint(before, af
         run(forks.ranks("train.py", *recipe, *batch, *more, num_processes=num_processes))
 
     recipe = ["--model_name_or_path", tiny_llama, "--data_path", data_path, *RECIPE, *FSDP, "LlamaDecoderLayer"]
-    recipe += ["--max_examples", 48, "--save_steps", 2, "--learning_rate", 2e-4, "--eval_size", 8]
+    recipe += ["--max_examples", 48, "--save_steps", 2, "--learning_rate", 2e-4, "--num_train_epochs", 2]
+    resume = ["--resume_from_checkpoint", True]
     launch(before, tmp_path / "whole", "--save_total_limit", 9)
     shutil.copytree(tmp_path / "whole" / "checkpoint-2", tmp_path / "moved" / "checkpoint-2")
-    launch(after, tmp_path / "moved", "--resume_from_checkpoint", True)
+    if after == 1:  # without a launcher
+        run(python(*recipe, "--output_dir", tmp_path / "moved", "--per_device_train_batch_size", 8, *resume))
+        without = [flag for flag in recipe if flag not in FSDP and flag != "LlamaDecoderLayer"]
+        refused = forks.run("train.py", *without, "--output_dir", tmp_path / "moved", *resume)
+        assert_fails_in_one_line(refused, "of a run with --fsdp. Continue it so, on any number")
+    else:
+        launch(after, tmp_path / "moved", *resume)
     assert losses(tmp_path / "moved") == pytest.approx(losses(tmp_path / "whole"), abs=1e-5)
     assert_close_weights(tmp_path / "moved", tmp_path / "whole")
 

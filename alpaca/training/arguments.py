@@ -37,18 +37,23 @@ def fsdp_on_one_gpu() -> dict:
     FSDP rounds the weights to bfloat16 once a step, and keeps the residual stream in bfloat16; autocast rounds them in
     each micro-batch, and keeps it in float32.
     """
-    has_launcher = "RANK" in os.environ
     if torch.cuda.device_count() == 0 or int(os.environ.get("WORLD_SIZE", 1)) > 1:
         return {}
-    if not has_launcher and torch.cuda.device_count() > 1:  # refused later on
+    if "RANK" not in os.environ and torch.cuda.device_count() > 1:  # refused later on
         return {}
-    if not has_launcher:
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            port = s.getsockname()[1]
-        group = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1, "MASTER_PORT": port}
-        os.environ.update({"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in group.items()}})
+    be_a_group_of_one()
     return {"fsdp": "full_shard auto_wrap"}
+
+
+def be_a_group_of_one() -> None:
+    """Without a launcher, say to the libraries what torchrun says to a single process."""
+    if "RANK" in os.environ:
+        return
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    group = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1, "MASTER_PORT": port}
+    os.environ.update({"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in group.items()}})
 
 
 def let_rank_0_alone_speak() -> None:
@@ -269,9 +274,6 @@ class TrainingArguments(transformers.TrainingArguments):
             self.optim = "adamw_torch_fused"  # the same in one pass over the weights
         if self.fsdp and not has_gpu:
             self.fsdp_config["cpu_offload"] = False  # everything is in CPU memory already
-            if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-                say("warning: one process without a GPU has nothing to shard: --fsdp is ignored.")
-                self.fsdp, self.fsdp_config = None, None
 
 
 def parse_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments, LoraArguments, TrainingArguments]:
@@ -305,6 +307,8 @@ def parse_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments,
     check_ranges(vars(namespace), RANGES)
     if namespace.max_steps != -1 and namespace.max_steps < 1:
         raise UserError(f"--max_steps {namespace.max_steps}: takes a number from 1, or -1 for --num_train_epochs.")
+    if namespace.fsdp and (namespace.use_cpu or namespace.no_cuda or torch.cuda.device_count() == 0):
+        be_a_group_of_one()  # a checkpoint of several processes can then be continued by one
     if namespace.data_path is None:
         raise UserError("--data_path is missing: a JSON, JSON lines or Parquet file, or a dataset on the Hub.")
     try:

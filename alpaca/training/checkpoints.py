@@ -253,6 +253,18 @@ def check_same_data(checkpoint: str | None, dataset) -> None:
         )
 
 
+def check_same_sharding(checkpoint: str | None, training_args) -> None:
+    """Raise UserError where a checkpoint was written with FSDP or DeepSpeed, each of which has a format of its own, and
+    is to be continued without, or the other way round."""
+    for flag, files in (("fsdp", "pytorch_model_fsdp*"), ("deepspeed", "global_step*")) if checkpoint else ():
+        is_there = any(Path(checkpoint).glob(files))
+        if is_there != bool(getattr(training_args, flag)):
+            raise UserError(
+                f"--resume_from_checkpoint {checkpoint}: of a run with{'' if is_there else 'out'} --{flag}. "
+                "Continue it so, on any number of processes."
+            )
+
+
 def newest_first(output_dir: Path) -> list[Path]:
     """The checkpoint folders in output_dir, latest step first, whole or not."""
     folders = [p for p in output_dir.glob("checkpoint-*") if p.name.removeprefix("checkpoint-").isdigit()]
