@@ -32,8 +32,8 @@ from configs import tiny_models
 from data.openai_server import answers_with
 from tests.helpers import hostility
 from tests.helpers.diff_models import contents, make_diff, pickle_model, tune
-from tests.helpers.trials import Outcome, openai_server, run_forked
 from tests.helpers.generation_data import make_tasks, play_engine, read_lines, write_inputs, write_lines
+from tests.helpers.trials import Outcome, openai_server, run_forked
 from tests.helpers.visitors import attack_pages
 from utils import jdump
 

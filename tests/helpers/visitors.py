@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.helpers.browser import free_port, wait_for_port
-from tests.helpers.trials import Outcome
 from tests.helpers.hostility import ODD_VALUES
+from tests.helpers.trials import Outcome
 from utils import ROOT
 
 CLOSED = """
