@@ -1,4 +1,4 @@
-"""A short campaign of kills, full disks, hostile files, servers and visitors; `python -m tests.campaign`: all of it."""
+"""A short campaign of kills, full disks, hostile files, servers and visitors; a long one: python -m tests.campaign."""
 
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 

@@ -49,11 +49,11 @@ def test_at_least_two_thousand_tasks_of_each_run_survive(examples):
     assert min(num_of_second_run, len(examples) - num_of_second_run) >= 2000
 
 
-def test_the_readme_shows_the_generators_table_of_this_build(rebuilt):
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_datasheet_shows_the_generators_tables_of_this_build(rebuilt):
+    datasheet = (ROOT / "datasheet.md").read_text(encoding="utf-8")
     table = [line for line in rebuilt[1].splitlines() if line[50:].strip().replace(",", "").isdigit()]
     assert len(table) >= 5
-    assert [line for line in table if line not in readme] == []
+    assert [line for line in table if line not in datasheet] == []
 
 
 def test_each_recording_holds_the_prompt_that_its_seed_tasks_make():

@@ -73,7 +73,7 @@ READABLE = {
 # What the pages ask for; Gradio's other addresses (uploads, runs past the queue, proxies, monitoring) are closed.
 OPEN_PATHS = re.compile(
     r"/|/(config|login|logout|theme\.css|favicon\.ico|manifest\.json|robots\.txt|pwa_icon.*)|/gradio_api/"
-    r"(queue/(join|data)|cancel|reset|startup-events|theme\.css|heartbeat/\w+|login_check|user|token|app_id)"
+    r"(queue/(join|data)|cancel|reset|startup-events|theme\.css|heartbeat/\w+)"
 )
 OPEN_FOLDERS = ("/assets/", "/static/", "/svelte/")
 
