@@ -87,10 +87,16 @@ def test_half_a_surrogate_pair_of_another_language_becomes_a_question_mark(read)
         ('[{"instruction": "a", "output": ["a"]}]', "entry 0 has a field 'output' that is not text but list"),
         ("instruction,output\na,b\n", "line 1, column 1: not JSON"),
         ('{\n"instruction": "a",\n"output": }', "line 3, column 11: not JSON"),
-        ("[" * 100_000, "JSON that cannot be read (maximum recursion depth"),
-        ('{"a": ' + "[" * 100_000, "JSON that cannot be read (maximum recursion depth"),
-        (f'[{{"instruction": "a", "output": "b", "id": {"9" * 5000}}}]', "JSON that cannot be read (Exceeds the limit"),
-        (f'{{"instruction": "a", "output": "b", "id": {"9" * 5000}}}', "JSON that cannot be read (Exceeds the limit"),
+        ("[" * 100_000, "not JSON that can be read, since it is nested too deeply."),
+        ('{"a": ' + "[" * 100_000, "not JSON that can be read, since it is nested too deeply."),
+        (
+            f'[{{"instruction": "a", "output": "b", "id": {"9" * 5000}}}]',
+            "not JSON that can be read, since it holds a number that is too long.",
+        ),
+        (
+            f'{{"instruction": "a", "output": "b", "id": {"9" * 5000}}}',
+            "not JSON that can be read, since it holds a number that is too long.",
+        ),
         ('{"prompts": 1}', "line 1 has no 'instruction'"),
     ],
 )
