@@ -58,7 +58,7 @@ from alpaca.training.conversations import chat_template, sources_and_targets
 from alpaca.training.packed_steps import compile_layers
 from alpaca.training.response_loss import compute_loss_on_response_only
 from utils import PROMPT_DICT as PROMPT_DICT  # public here, as in the original
-from utils import UserError
+from utils import UserError, os_errors_in_one_line
 
 IGNORE_INDEX = -100
 CHUNK = 1000  # examples per call of the tokenizer
@@ -457,7 +457,8 @@ def show_memory_table(meta_model, lora_args: LoraArguments, training_args: Train
 
 def main() -> None:
     try:
-        train()
+        with os_errors_in_one_line():  # wherever one comes from
+            train()
     except UserError as error:
         say(f"train.py: {error}")
         raise SystemExit(1) from None

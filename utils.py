@@ -300,8 +300,9 @@ def run_commands(commands: dict[str, Callable], argv: list[str] | None = None) -
 
         argv = _with_lists_as_one(argv, commands.get(argv[0]))
         as_text = fire.decorators.SetParseFn(str)
-        fire.Fire({name: as_text(_checked(name, f)) for name, f in commands.items()}, command=argv, name=script)
-        sys.stdout.flush()
+        with os_errors_in_one_line():  # wherever one comes from
+            fire.Fire({name: as_text(_checked(name, f)) for name, f in commands.items()}, command=argv, name=script)
+            sys.stdout.flush()
     except BrokenPipeError:  # `report | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the interpreter's end
         raise SystemExit(128 + signal.SIGPIPE) from None

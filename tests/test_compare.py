@@ -568,3 +568,20 @@ def test_a_verdict_on_a_pair_that_is_not_there_is_refused_where_the_file_goes_on
     path.write_text(json.dumps({"settings": {}}) + "\n" + json.dumps({**row, "first": 0}) + "\n")
     with pytest.raises(UserError, match=r"verdicts.jsonl, line 2: 'first' is 0"):
         AppendOnlyFile(path, {}, check=verdict_check("judge"))
+
+
+@pytest.mark.parametrize("row", [{"index": 7}, {"index": True}, {"index": 1, "output": 5}, {"output": "x"}])
+def test_a_response_that_was_edited_is_named_with_its_line(row, tmp_path):
+    path = tmp_path / "ours.json.partial"
+    rows = [{"settings": {}}, {"index": 0, "output": "x", "finish_reason": "stop"}, row]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError, match="partial, line 3: "):
+        AppendOnlyFile(path, {}, check=compare.response_check(num_tasks=2))
+
+
+def test_a_vote_that_was_taken_back_can_be_given_again_and_no_other_twice():
+    check = verdict_check("human")
+    withdrawn = {**VOTE, "verdict": "withdrawn"}
+    assert [check(row) for row in (VOTE, withdrawn, VOTE)] == [None, None, None]
+    assert "second verdict" in check(VOTE)
+    assert "not there" in check({**withdrawn, "rater": "ben"})

@@ -1,5 +1,6 @@
 """inference.py: the responses of transformers' own generate, faster; adapters; streams."""
 
+import json
 import shutil
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 import transformers
 
 from alpaca.inference.local import Decoding, LocalModel, choose_tokens, generate, load_model, stream
+from alpaca.weights.pairs import read_architecture
 from tests.helpers.commands import run_script
 from utils import UserError, format_prompt
 
@@ -143,6 +145,19 @@ def test_what_cannot_be_loaded_is_said_in_one_line(flags, message):
     from tests.helpers.commands import assert_fails_in_one_line
 
     assert_fails_in_one_line(run_script("demo.py", "chat", *flags), message)
+
+
+def test_the_code_that_a_model_brings_is_not_run_whatever_standard_input_says(tiny_llama, tmp_path, monkeypatch):
+    folder = shutil.copytree(tiny_llama, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    own = {"auto_map": {"AutoConfig": "mine.Mine", "AutoModelForCausalLM": "mine.Model"}, "model_type": "mine"}
+    (folder / "config.json").write_text(json.dumps({**config, **own}))
+    (folder / "mine.py").write_text(f"open({str(tmp_path / 'was_run')!r}, 'w')")
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    for load in (load_model, read_architecture):
+        with pytest.raises(UserError, match="never run here"):
+            load(str(folder))
+    assert not (tmp_path / "was_run").exists()
 
 
 def test_instructions_on_standard_input_are_answered_one_per_line(tiny_llama):

@@ -86,7 +86,7 @@ def test_a_second_run_is_refused_while_the_first_lives(path):
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("missing/rows.jsonl", "no folder"), (".", "not a regular"), ("/dev/null", "not a regular")]
+    ("name", "message"), [("missing/rows.jsonl", "no folder"), (".", "a folder"), ("/dev/null", "not a regular")]
 )
 def test_a_path_where_no_file_can_be_is_refused(tmp_path, name, message):
     with pytest.raises(UserError, match=message):

@@ -7,7 +7,10 @@ import time
 
 import pytest
 
+import demo
 from alpaca.inference import server as module
+from alpaca.inference.local import Decoding
+from alpaca.inference.refusals import retry_after_sec
 from alpaca.inference.server import ServerModel, openai_client
 from data.openai_server import FAULTS, OpenAIServer
 from utils import UserError
@@ -433,3 +436,24 @@ def test_a_stream_that_breaks_in_the_middle_is_an_error(environment):
 
     with pytest.raises(UserError, match="the server broke off: the connection broke: "):
         asyncio.run(run())
+
+
+@pytest.mark.parametrize("asked", ["Mon, 99 Foo 99999 99:99:99 GMT", "nan", "-5", "soon", "\xff", "1 " * 5000])
+def test_an_odd_retry_after_asks_for_no_wait(asked):
+    assert retry_after_sec({"retry-after": asked}) == 0
+
+
+def test_a_page_asks_its_server_through_one_client_whatever_the_sliders_say(environment, monkeypatch):
+    clients = []
+    monkeypatch.setattr(module, "openai_client", lambda make=openai_client: clients.append(make()) or clients[-1])
+    with OpenAIServer(lambda prompt: "hi") as server:
+        environment(**server.environment)
+        respond = demo.responder(None, "m", "chat", None)[1]
+
+        async def slide() -> None:
+            for temperature in (0.1, 0.2, 0.3):
+                async with contextlib.aclosing(respond("Say hi.", "", Decoding(8, temperature))) as responses:
+                    assert [text async for text, _ in responses][-1] == "hi"
+
+        asyncio.run(slide())
+    assert len(clients) == 2  # one has looked whether the server is there

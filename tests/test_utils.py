@@ -29,11 +29,14 @@ def copy(path: str, times: int = 1, rate: float = 1.0, loud: bool = False, limit
 def fail():
     raise UserError("no such thing. Bring one.")
 
+def look(path: str):
+    open(path)
+
 def stop(noisy: bool = True, number: int | None = None):
     print("ran", (noisy, number))
     raise KeyboardInterrupt
 
-run_commands({"copy": copy, "fail": fail, "stop": stop})
+run_commands({"copy": copy, "fail": fail, "stop": stop, "look": look})
 '''
 
 
@@ -183,3 +186,16 @@ def test_a_flag_can_take_several_values(argv, expected):
     given = []
     utils.run_commands({"command": command}, ["command", *argv])
     assert given == [expected]
+
+
+def test_what_the_system_refuses_anywhere_is_one_line(script, tmp_path):
+    result = script("look", str(tmp_path))
+    assert_fails_in_one_line(result, f"script.py: {tmp_path}: Is a directory")
+
+
+def test_what_could_be_read_for_ever_is_no_file(tmp_path):
+    (tmp_path / "link").symlink_to("nowhere")
+    for path in ("/dev/zero", tmp_path, tmp_path / "link"):
+        with pytest.raises(utils.UserError, match=r"not a regular file|a folder"):
+            utils.read_text(path)
+    assert utils.check_regular(tmp_path / "missing") is None
