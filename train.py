@@ -31,6 +31,7 @@ import torch
 import transformers
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.utils.data import Dataset
+from tqdm import tqdm
 
 from alpaca.examples import load_examples, sha256_of
 from alpaca.inference.local import NO_CODE, load_errors_in_one_line, num_rows_of, resize_embeddings
@@ -52,7 +53,7 @@ from alpaca.training.checkpoints import (
     check_same_data,
     check_same_sharding,
     checkpoint_to_resume,
-    lock_output_dir,
+    locked,
 )
 from alpaca.training.conversations import chat_template, sources_and_targets
 from alpaca.training.packed_steps import compile_layers
@@ -351,7 +352,14 @@ def train() -> None:
     check_processes(training_args)
     evaluation.check(data_args, training_args)
     check_output_dir(training_args.output_dir, lora_args)
-    lock_output_dir(training_args.output_dir)
+    with locked(training_args.output_dir):
+        train_as_told(model_args, data_args, lora_args, training_args)
+
+
+def train_as_told(
+    model_args: ModelArguments, data_args: DataArguments, lora_args: LoraArguments, training_args: TrainingArguments
+) -> None:
+    """The procedure, from the checks that need no weights to the finished folder."""
     if training_args.should_save:
         card.check(training_args.output_dir)
     config = load_config(model_args, training_args.cache_dir)
@@ -460,6 +468,8 @@ def main() -> None:
         with os_errors_in_one_line():  # wherever one comes from
             train()
     except UserError as error:
+        for bar in list(tqdm._instances):  # else the line below would not be the last one
+            bar.close()
         say(f"train.py: {error}")
         raise SystemExit(1) from None
     finally:

@@ -215,7 +215,7 @@ def test_rows_of_any_lengths_give_the_loss_of_their_examples(lengths):
     losses = [
         model(**{k: v[None] for k, v in examples[i].items()}, num_items_in_batch=1).loss for i in range(len(lengths))
     ]
-    row = PackedRow(0, 64)([examples[i] for i in range(len(lengths))])
+    row = PackedRow(64)([examples[i] for i in range(len(lengths))])
     assert model(**row, num_items_in_batch=1).loss.item() == pytest.approx(sum(losses).item(), rel=1e-5)
 
 

@@ -168,7 +168,7 @@ def load_errors_in_one_line(what: str) -> Iterator[None]:
         raise
     except BaseException as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        if "trust_remote_code" in reason:
+        if "trust_remote_code" in str(error):
             reason = "it brings code of its own (auto_map), which is never run here"
         raise UserError(f"{what}: cannot be loaded ({reason}).") from None
 

@@ -46,11 +46,19 @@ def check_output_dir(output_dir: str, lora_args: LoraArguments) -> None:
         )
 
 
-def lock_output_dir(output_dir: str) -> None:
-    """Keep the folder for this run, until its process ends. Raises UserError where another run has it."""
-    if os.environ.get("RANK", "0") == "0":  # the ranks of one run share it
-        with os_errors_in_one_line(f"--output_dir {output_dir}"):
-            lock_or_refuse(os.open(output_dir, os.O_RDONLY), f"--output_dir {output_dir}")
+@contextlib.contextmanager
+def locked(output_dir: str) -> Iterator[None]:
+    """Keep the folder for this run. Raises UserError where another run has it."""
+    if os.environ.get("RANK", "0") != "0":  # the ranks of one run share it
+        yield
+        return
+    with os_errors_in_one_line(f"--output_dir {output_dir}"):
+        descriptor = os.open(output_dir, os.O_RDONLY)
+    try:
+        lock_or_refuse(descriptor, f"--output_dir {output_dir}")
+        yield
+    finally:
+        os.close(descriptor)
 
 
 class CheckpointingTrainer(transformers.Trainer):
