@@ -20,11 +20,11 @@ from utils import UserError, run_commands
 
 WEIGHTS = "SmolLM2-135M-Instruct.Q4_1.gguf"
 QUESTIONS = (
-    ("Why does the world sound quieter after fresh snow?", ""),
+    ("Why do birds sit on their eggs?", ""),
     ("Give three tips for someone who wants to sleep better.", ""),
     ("Write a short message that thanks a neighbour for watering the plants.", ""),
     ("Make the sentence more polite.", "Send me the report by noon."),
-    ('When should I put a comma in front of "and"?', ""),
+    ("Name two things that a gardener needs in spring.", ""),
     ("Suggest a name for a small bakery by the sea, and say why it fits.", ""),
 )
 COLUMN = 56
