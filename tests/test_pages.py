@@ -26,8 +26,8 @@ from alpaca.evaluation.results import human_table
 from alpaca.row_files import AppendOnlyFile
 from configs import tiny_models
 from data.openai_server import OpenAIServer
-from tests.helpers.browser import Recorder, browser, free_port, low_contrast, resize, wait_for, wait_for_port
-from tests.helpers.commands import ROOT, assert_fails_in_one_line, run_script
+from tests.helpers.browser import Recorder, browser, low_contrast, resize, wait_for, wait_for_port
+from tests.helpers.commands import ROOT, assert_fails_in_one_line, free_port, run_script
 from utils import UserError
 
 HOSTILE = "<img src=x onerror=\"document.title='broken'\"> ${1+1} {{value}} <b>bold</b> & more"

@@ -12,7 +12,6 @@ import random
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,7 +21,7 @@ import torch
 
 from alpaca.inference.local import load_model
 from tests.helpers import forks
-from tests.helpers.commands import ROOT, assert_fails_in_one_line, run_script
+from tests.helpers.commands import ROOT, assert_fails_in_one_line, free_port, run_script
 from utils import jdump
 
 RECIPE = (
@@ -52,11 +51,8 @@ def data_path(tmp_path_factory):
 
 def torchrun(*arguments, num_processes=2):
     """The command `torchrun --nproc_per_node=2 train.py ...` on a free port."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
     launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={num_processes}"]
-    return [*launcher, f"--master_port={port}", "train.py", *map(str, arguments)]
+    return [*launcher, f"--master_port={free_port()}", "train.py", *map(str, arguments)]
 
 
 def python(*arguments):

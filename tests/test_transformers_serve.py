@@ -5,7 +5,6 @@ import contextlib
 import itertools
 import json
 import os
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -17,7 +16,7 @@ import pytest
 from data.openai_server import completion_of
 from generate_instruction import encode_prompt, load_seed_tasks
 from tests.helpers import forks
-from tests.helpers.commands import ROOT, assert_fails_in_one_line, run_script
+from tests.helpers.commands import ROOT, assert_fails_in_one_line, free_port, run_script
 from tests.helpers.generation_data import wait_until, write_inputs
 from utils import jdump, jload
 
@@ -71,9 +70,7 @@ def teacher_path(tmp_path_factory, inputs):
 @contextlib.contextmanager
 def serve(model_path):
     """The address of `transformers serve`, which waits for a free port to be named: one is taken from the system."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [Path(sys.executable).parent / "transformers", "serve", model_path, "--port", str(port)]
     process = subprocess.Popen(
         command, env={**os.environ, "HF_HUB_OFFLINE": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

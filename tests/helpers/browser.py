@@ -105,12 +105,6 @@ def wait_for_port(port: int, process) -> None:
     wait_for(is_open, 60)
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 class Recorder:
     """A relay to a local port that keeps every byte that passes; it asks the server not to compress."""
 

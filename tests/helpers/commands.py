@@ -1,6 +1,7 @@
 """How tests run a script as a user would, and what they expect where it fails."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,13 @@ def run_script(*arguments, cwd: Path = ROOT, timeout: float = 300, **environment
         timeout=timeout,
         check=False,
     )
+
+
+def free_port() -> int:
+    """A port of the loopback interface on which nobody listens."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
 
 
 def assert_fails_in_one_line(result: subprocess.CompletedProcess, *parts: str) -> None:

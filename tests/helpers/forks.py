@@ -9,7 +9,6 @@ import multiprocessing
 import os
 import runpy
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +16,7 @@ import typing
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from tests.helpers.commands import free_port
 from utils import ROOT
 
 PRELOADED = ("transformers.trainer", "accelerate", "torch.distributed.fsdp", "datasets", "openai", "peft")
@@ -39,11 +39,8 @@ def python(*arguments) -> Command:
 
 def ranks(*arguments, num_processes: int = 2) -> Command:
     """What `torchrun --nproc_per_node=2 <arguments>` starts."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
     world = {"WORLD_SIZE": num_processes, "LOCAL_WORLD_SIZE": num_processes}
-    world |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    world |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     environments = [{**world, "RANK": i, "LOCAL_RANK": i} for i in range(num_processes)]
     return Command(
         python(*arguments).arguments, [{name: str(value) for name, value in e.items()} for e in environments]

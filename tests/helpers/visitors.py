@@ -15,7 +15,8 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.helpers.browser import free_port, wait_for_port
+from tests.helpers.browser import wait_for_port
+from tests.helpers.commands import free_port
 from tests.helpers.hostility import ODD_VALUES
 from tests.helpers.trials import Outcome
 from utils import ROOT
