@@ -11,8 +11,7 @@ format; nothing is fetched. The second lets both models answer six instructions 
 
 import importlib.util
 import itertools
-import shutil
-import tempfile
+import os
 import textwrap
 from pathlib import Path
 
@@ -55,11 +54,10 @@ def base(output_dir: str) -> None:
     del dequantized.config.quantization_config
     model = transformers.LlamaForCausalLM(dequantized.config)
     model.load_state_dict(dequantized.state_dict())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as unfinished:
-        model.save_pretrained(unfinished)
-        tokenizer.save_pretrained(unfinished)
-        shutil.copytree(unfinished, path, dirs_exist_ok=True, copy_function=shutil.move)
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    model.save_pretrained(unfinished)
+    tokenizer.save_pretrained(unfinished)
+    os.replace(unfinished, path)  # whole or not there
     print(f"{output_dir}: SmolLM2-135M-Instruct, {model.num_parameters() / 1e6:.1f} million parameters")
 
 
