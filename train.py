@@ -380,7 +380,7 @@ def train_as_told(
     say(data_module["train_dataset"].summary())
     check_same_data(checkpoint, data_module["train_dataset"])
     check_positions(config, data_module["train_dataset"], data_module["eval_dataset"])
-    show_memory_table(meta_model, lora_args, training_args)
+    memory.show(meta_model, lora_args, training_args)
     repository = None
     if training_args.push_to_hub and training_args.should_save:
         repository = card.create_repository(training_args)
@@ -445,22 +445,6 @@ def closing_lines(trainer: AlpacaTrainer, runtime_sec: float, output_dir: str) -
     lines.append(f"model saved to {output_dir}, its card and curve to {card.CARD} and {card.CURVE} there")
     lines.append(f"talk to it: python demo.py chat --model_name_or_path {shlex.quote(output_dir)}")
     return "\n".join(lines)
-
-
-def show_memory_table(meta_model, lora_args: LoraArguments, training_args: TrainingArguments) -> None:
-    num_parameters = sum(parameter.numel() for parameter in meta_model.parameters())
-    num_adapters = adapters.num_adapter_parameters(lora_args, meta_model)
-    text, warning = memory.table(
-        num_parameters=num_parameters + num_adapters,
-        num_trained=num_adapters or num_parameters,
-        local_world_size=int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
-        training_args=training_args,
-        frozen_bytes=0.5 if lora_args.load_in_4bit else 4,
-        config=meta_model.config,
-    )
-    say(text)
-    if warning:
-        say(f"warning: {warning}")
 
 
 def main() -> None:

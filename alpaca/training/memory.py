@@ -8,6 +8,7 @@ al. 2020, arXiv 1910.02054, section 3.1), 112 GB for 7 billion; sharding divides
 
 import contextlib
 import copy
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,29 @@ from pathlib import Path
 import torch
 import transformers
 
-from alpaca.training import packed_steps, response_loss
+from alpaca.training import adapters, packed_steps, response_loss
+from alpaca.training.arguments import LoraArguments, say
 
 # Optimizer state in bytes per parameter, for what --optim may say; two float32 moments where the name is not here.
 OPTIMIZER_BYTES = {"sgd": 0, "adafactor": 0, "rmsprop": 4, "adagrad": 4, "lion_32bit": 4}
 OPTIMIZER_BYTES |= {"adamw_8bit": 2, "adamw_bnb_8bit": 2, "paged_adamw_8bit": 2, "adamw_torch_8bit": 2}
+
+
+def show(meta_model: torch.nn.Module, lora_args: LoraArguments, training_args) -> None:
+    """Print the table for a model without memory (device meta), and the warning where it will not fit."""
+    num_parameters = sum(parameter.numel() for parameter in meta_model.parameters())
+    num_adapters = adapters.num_adapter_parameters(lora_args, meta_model)
+    text, warning = table(
+        num_parameters=num_parameters + num_adapters,
+        num_trained=num_adapters or num_parameters,
+        local_world_size=int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
+        training_args=training_args,
+        frozen_bytes=0.5 if lora_args.load_in_4bit else 4,
+        config=meta_model.config,
+    )
+    say(text)
+    if warning:
+        say(f"warning: {warning}")
 
 
 @dataclass
