@@ -134,7 +134,6 @@ INSERT INTO books VALUES (1, 'Emma', 1, 'A', 1815), (2, 'Dracula', 1, 'B', 1897)
 INSERT INTO loans VALUES (1, 1), (2, 1), (3, 3);"""
 EMPLOYEES = """CREATE TABLE employees (id, name, dept, salary);
 INSERT INTO employees VALUES (1, 'A', 'x', 5), (2, 'B', 'x', 9), (3, 'C', 'y', 7), (4, 'D', 'y', 7);"""
-PUPILS = "CREATE TABLE pupils (first_name); INSERT INTO pupils VALUES ('Ida'), ('Bo'), ('Ida');"
 MANY_READINGS = "CREATE TABLE readings (station, mm);" + "".join(
     f"INSERT INTO readings VALUES ('{station}', {value});"
     for station, value in [("N", 2)] * 30 + [("S", 4)] * 29 + [("S", "NULL")] * 5

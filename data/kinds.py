@@ -8,6 +8,7 @@ verify.py), language and test (of code; the test follows the code, and ends with
 
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
+import collections
 import csv
 import functools
 import io
@@ -106,7 +107,8 @@ def word_limits(example: dict) -> str | None:
     words = len(example["output"].split())
     for pattern, holds in WORD_LIMITS:
         if match := re.search(pattern, example["instruction"], re.I):
-            number = NUMBERS.get(match.group(1).lower()) or int(match.group(1))
+            word = match.group(1).lower()
+            number = NUMBERS[word] if word in NUMBERS else int(word)
             if "each" not in example["instruction"].lower() and not holds(words, number):
                 return f"{words} words, where the instruction says {match.group()!r}"
     return None
@@ -125,7 +127,7 @@ def runs_of_words(text: str, length: int) -> list[str]:
 
 def repeated_runs(text: str) -> list[str]:
     runs = runs_of_words(text, REPEATED_WORDS)
-    return [run for run in dict.fromkeys(runs) if runs.count(run) > 1]
+    return [run for run, count in collections.Counter(runs).items() if count > 1]
 
 
 def normal(text: str) -> str:
