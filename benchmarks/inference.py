@@ -1,13 +1,17 @@
-"""Responses per second of `compare.py generate` on the CPU, beside a plain loop of model.generate, prompt by prompt.
+"""Responses per second of `compare.py generate` on the CPU, beside what transformers offers for many prompts.
 
-python -m benchmarks.inference
+python -m configs.quick_start base --output_dir out/smollm2
+python -m benchmarks.inference [--repeats 3] [--models 0.1M 100M 135M]
 
-The loop gets a model that is loaded already; the command's time includes loading it, and saving each response. Random
-LLaMA models of 0.1 and 100 million parameters, greedy; enough tokens end a text that responses differ in length.
+Beside it: model.generate prompt by prompt and on batches sorted by length, and generate_batch, its continuous batching.
+They get a model that is loaded already; the command's time includes loading it, and saving each response. Greedy, in
+float32: random LLaMA models of 0.1 and 100 million parameters, in which enough tokens end a text that responses differ
+in length, and SmolLM2-135M. Saves benchmarks/results/inference.txt, its last line as JSON.
 """
 
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
+import argparse
 import contextlib
 import io
 import json
@@ -20,15 +24,16 @@ from pathlib import Path
 import torch
 import transformers
 
-from benchmarks.measure import machine
+from benchmarks.measure import machine, print_and_save
 from compare import generate
 from configs import tiny_models
-from utils import format_prompt
+from utils import ROOT, format_prompt
 
 NUM_TASKS = 32
 MAX_NEW_TOKENS = 96
-NUM_REPEATS = 3
-MODELS = {"0.1M": (64, 2), "100M": (768, 17)}  # hidden size, layers
+BATCH_SIZE = 16
+RANDOM_MODELS = {"0.1M": (64, 2), "100M": (768, 17)}  # hidden size, layers
+SMOLLM2 = ROOT / "out" / "smollm2"
 
 
 def save_model(path: Path, hidden_size: int, num_layers: int) -> None:
@@ -58,70 +63,116 @@ def write_tasks(path: Path) -> list[dict]:
     return tasks
 
 
-def one_by_one(model, tokenizer, tasks: list[dict]) -> tuple[list[str], int]:
-    """The responses, and how many tokens they have in all."""
-    outputs, num_tokens = [], 0
-    for task in tasks:
-        inputs = tokenizer(format_prompt(**task), return_tensors="pt")
-        with torch.inference_mode():
-            ids = model.generate(
-                input_ids=inputs.input_ids,
-                attention_mask=inputs.attention_mask,
-                max_new_tokens=MAX_NEW_TOKENS,
-                do_sample=False,
-                pad_token_id=0,
-            )[0, inputs.input_ids.shape[1] :].tolist()
-        num_tokens += len(ids)
-        ids = [i for i in ids if i not in model.generation_config.eos_token_id]
-        outputs.append(tokenizer.decode(ids, skip_special_tokens=True).strip())
-    return outputs, num_tokens
+def generated(model, tokenizer, prompts: list[str]) -> list[list[int]]:
+    """The ids that model.generate adds to each prompt of a batch."""
+    inputs = tokenizer(prompts, return_tensors="pt", padding=len(prompts) > 1, padding_side="left")
+    with torch.inference_mode():
+        ids = model.generate(
+            input_ids=inputs.input_ids,
+            attention_mask=inputs.attention_mask,
+            max_new_tokens=MAX_NEW_TOKENS,
+            do_sample=False,
+            pad_token_id=0,
+        )
+    return ids[:, inputs.input_ids.shape[1] :].tolist()
+
+
+def one_by_one(model, tokenizer, prompts: list[str]) -> list[list[int]]:
+    return [ids for prompt in prompts for ids in generated(model, tokenizer, [prompt])]
+
+
+def sorted_batches(model, tokenizer, prompts: list[str]) -> list[list[int]]:
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    ids: dict[int, list[int]] = {}
+    for start in range(0, len(order), BATCH_SIZE):
+        batch = order[start : start + BATCH_SIZE]
+        ids.update(zip(batch, generated(model, tokenizer, [prompts[i] for i in batch]), strict=True))
+    return [ids[i] for i in range(len(prompts))]
+
+
+def continuous(model, tokenizer, prompts: list[str]) -> list[list[int]]:
+    settings = transformers.GenerationConfig(
+        max_new_tokens=MAX_NEW_TOKENS,
+        do_sample=False,
+        eos_token_id=model.generation_config.eos_token_id,
+        pad_token_id=0,
+    )
+    results = model.generate_batch([tokenizer(prompt).input_ids for prompt in prompts], generation_config=settings)
+    by_number = sorted(results.values(), key=lambda result: int(result.request_id.rpartition("_")[2]))
+    return [result.generated_tokens for result in by_number]
 
 
 def command(model_path: Path, tasks_path: Path, output_path: Path) -> list[str]:
     output_path.unlink(missing_ok=True)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        generate(str(tasks_path), str(output_path), str(model_path), max_new_tokens=MAX_NEW_TOKENS)
+        generate(str(tasks_path), str(output_path), str(model_path), prompt="alpaca", max_new_tokens=MAX_NEW_TOKENS)
     return [entry["output"] for entry in json.loads(output_path.read_text())]
 
 
-def measure(name: str, folder: Path) -> dict:
-    save_model(folder / name, *MODELS[name])
+LIBRARY = {
+    "generate, one by one": one_by_one,
+    f"generate, sorted batches of {BATCH_SIZE}": sorted_batches,
+    "generate_batch": continuous,
+}
+
+
+def measure(name: str, folder: Path, repeats: int) -> dict:
+    """Seconds of each way, repeats times in turn, and whether its responses are those of one by one."""
+    path = folder / name if name in RANDOM_MODELS else SMOLLM2
+    if name in RANDOM_MODELS:
+        save_model(path, *RANDOM_MODELS[name])
     tasks = write_tasks(folder / "tasks.json")
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder / name).eval()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder / name)
-    one_by_one(model, tokenizer, tasks[:2])  # warm up
-    command(folder / name, folder / "tasks.json", folder / "out.json")
-    loop_sec, command_sec = [], []
-    for _ in range(NUM_REPEATS):
-        started = time.perf_counter()
-        expected, num_tokens = one_by_one(model, tokenizer, tasks)
-        loop_sec.append(time.perf_counter() - started)
-        started = time.perf_counter()
-        outputs = command(folder / name, folder / "tasks.json", folder / "out.json")
-        command_sec.append(time.perf_counter() - started)
-    prompt_tokens = [len(tokenizer(format_prompt(**task)).input_ids) for task in tasks]
+    model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+    prompts = [format_prompt(**task) for task in tasks]
+    eos_ids = model.generation_config.eos_token_id
+    eos_ids = eos_ids if isinstance(eos_ids, list) else [eos_ids]
+
+    def texts_of(way) -> list[str]:
+        all_ids = [[i for i in ids if i not in eos_ids] for ids in way(model, tokenizer, prompts)]
+        return [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in all_ids]
+
+    ways = {label: lambda way=way: texts_of(way) for label, way in LIBRARY.items()}
+    ways["compare.py generate"] = lambda: command(path, folder / "tasks.json", folder / "out.json")
+    one_by_one(model, tokenizer, prompts[:2])  # warm up
+    seconds: dict[str, list[float]] = {label: [] for label in ways}
+    texts = {}
+    for _ in range(repeats):
+        for label, way in ways.items():
+            started = time.perf_counter()
+            texts[label] = way()
+            seconds[label].append(time.perf_counter() - started)
+    expected = texts["generate, one by one"]
     return {
         "model": name,
         "parameters": model.num_parameters(),
-        "prompt tokens": round(statistics.mean(prompt_tokens), 1),
-        "response tokens": round(num_tokens / NUM_TASKS, 1),
-        "one by one": sorted(round(NUM_TASKS / seconds, 2) for seconds in loop_sec),
-        "compare.py generate": sorted(round(NUM_TASKS / seconds, 2) for seconds in command_sec),
-        "speed-up": round(statistics.median(loop_sec) / statistics.median(command_sec), 1),
-        "equal responses": f"{sum(a == b for a, b in zip(outputs, expected, strict=True))} of {NUM_TASKS}",
+        "prompt tokens": round(statistics.mean(len(tokenizer(prompt).input_ids) for prompt in prompts), 1),
+        "response tokens": round(statistics.mean(len(tokenizer(text).input_ids) for text in expected), 1),
+        "seconds": {label: statistics.median(times) for label, times in seconds.items()},
+        "equal": {label: sum(map(str.__eq__, found, expected)) for label, found in texts.items()},
     }
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--models", nargs="+", default=[*RANDOM_MODELS, "135M"], choices=[*RANDOM_MODELS, "135M"])
+    arguments = parser.parse_args()
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     with tempfile.TemporaryDirectory() as folder:
-        results = [measure(name, Path(folder)) for name in MODELS]
-    print("responses per second of each run, the median in the middle; prompt and response in tokens, on average")
-    for key in results[0]:
-        print(f"{key:<20}" + "".join(f"{row[key]!s:>32}" for row in results))
-    versions = f"{machine()}, torch {torch.__version__}, transformers {transformers.__version__}"
-    print(f"{versions}\n{json.dumps({'versions': versions, 'results': results})}")
+        results = [measure(name, Path(folder), arguments.repeats) for name in arguments.models]
+    lines = [
+        f"{machine()}, torch {torch.__version__}, transformers {transformers.__version__}; {NUM_TASKS} prompts, at "
+        f"most {MAX_NEW_TOKENS} tokens each; medians of {arguments.repeats}"
+    ]
+    for result in results:
+        lines.append("{model}: {prompt tokens} tokens in a prompt, {response tokens} in a response".format(**result))
+        slowest = result["seconds"]["generate, one by one"]
+        for label, sec in result["seconds"].items():
+            equal = f"{result['equal'][label]} of {NUM_TASKS} equal"
+            lines.append(f"  {label:<34}{NUM_TASKS / sec:>8.2f} responses/s{slowest / sec:>7.1f} x  {equal}")
+    print_and_save("inference", [*lines, json.dumps(results)])
 
 
 if __name__ == "__main__":
