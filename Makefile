@@ -6,6 +6,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 OUT := out/quick-start
 SMOLLM2 := out/smollm2
@@ -58,10 +59,10 @@ data: .venv/installed-dev
 	$(BIN)/python -m data.check report
 
 test: .venv/installed-dev lint browser
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(PYTEST)
 
 test-all: .venv/installed-dev lint browser
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not gpu"
+	$(PYTEST) -m "not gpu"
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

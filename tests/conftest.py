@@ -11,7 +11,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from configs import tiny_models
 from tests.helpers.commands import ROOT
 
+LONGEST = ("test_train_runs.py", "test_pages.py")
 REFERENCE_DATA = ROOT.parent / "shared" / "data"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take minutes first, so that one worker does not do the last of them alone."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(scope="session")

@@ -177,6 +177,31 @@ def test_an_error_before_a_streams_first_piece_is_asked_again(asked, waits):
     assert len(waits) == 3
 
 
+@pytest.mark.parametrize("do_stream", [False, True])
+@pytest.mark.parametrize(
+    ("refusal", "streams"),
+    [
+        (error(400, "This model only support stream mode, please enable the stream parameter."), True),
+        (error(400, "parameter.enable_thinking must be set to false for non-streaming calls"), True),
+        (error(400, "Your organization must be verified to stream this model.", param="stream"), False),
+        (error(400, "This model doesn't support streaming."), False),
+    ],
+    ids=["Qwen", "Qwen that reasons", "OpenAI", "Bedrock"],
+)
+def test_a_model_that_streams_always_or_never_is_asked_as_it_answers(refusal, streams, do_stream, asked):
+    answer = (200, events("Red, ", "green.") if streams else PLAIN)
+    results, notices, bodies = asked([refusal, answer, answer], do_stream, prompts=2)
+    assert results[0][-1] == "Red, green." if do_stream else results == [("Red, green.", "stop")] * 2
+    assert [body.get("stream") for body in bodies] == [True if do_stream else None, streams, streams]
+    assert len(notices) == 1
+
+
+def test_a_stream_that_nobody_asked_for_is_the_answer(asked):
+    body = events("<think>Hm.</think>", "Red, ", "green.", reason="length")
+    stream = (200, body, {"Content-Type": "text/event-stream"})
+    assert asked([stream])[0] == ("Red, green.", "length")
+
+
 # ---- Refusals ----
 
 UNSUPPORTED = "Unsupported parameter: '{}' is not supported with this model."
@@ -212,6 +237,26 @@ def test_what_a_refusal_names_is_sent_otherwise_from_then_on_and_said_once(name,
     assert len(bodies) == len(refusals) + 3
     assert all(body.keys() == {"model", "messages", *left} for body in bodies[len(refusals) :])
     assert len(notices) == len(set(notices)) == len(refusals)
+
+
+TOO_MANY_TOKENS = {
+    "text-generation-inference": (422, {"error": "Input validation error: `inputs` tokens + `max_new_tokens` must be "
+                                        "<= 2048. Given: 1500 `inputs` tokens and 1024 `max_new_tokens`"}),
+    "DeepSeek": error(400, "Invalid max_tokens value, the valid range of max_tokens is [1, 70]"),
+    "Alibaba": error(400, "Range of max_tokens should be [1, 70]", code="invalid_parameter_error"),
+    "Anthropic": error(400, "max_tokens: 99 > 70, which is the maximum allowed number of output tokens for claude"),
+    "Groq": error(413, "Request too large for model `m` on tokens per minute (TPM): Limit 100, Requested 140, please "
+                       "reduce your message size and try again.", code="rate_limit_exceeded"),
+    "SGLang": (400, {"object": "error", "message": "Requested token count exceeds the model's maximum context length "
+                     "of 120 tokens. You requested a total of 140 tokens: 41 from the input, 99 for the completion."}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TOO_MANY_TOKENS)
+def test_more_tokens_than_a_server_gives_are_asked_for_with_fewer(name, asked):
+    result, _, bodies = asked([TOO_MANY_TOKENS[name]])
+    assert result == ("hi", "stop")
+    assert [body["max_tokens"] for body in bodies] == [99, 79]
 
 
 def test_an_error_under_status_200_is_an_error(asked, waits):

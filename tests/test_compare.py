@@ -19,7 +19,7 @@ from alpaca.row_files import AppendOnlyFile
 from compare import judge_prompt, read_verdict
 from data.openai_server import OpenAIServer
 from tests.helpers import forks
-from tests.helpers.commands import ROOT, assert_fails_in_one_line, run_script
+from tests.helpers.commands import ROOT, assert_fails_in_one_line
 from utils import PROMPT_DICT, UserError
 
 TASKS = [{"instruction": f"Do thing {i}.", "input": f"part {i}" if i % 2 else ""} for i in range(40)]
@@ -69,7 +69,7 @@ def kill_at(process, path, num_lines):
 
 def test_a_judge_that_prefers_the_first_response_gives_position_bias_and_half_the_wins(predictions, tmp_path):
     with OpenAIServer(lambda prompt: "The first.\nVerdict: 1") as server:
-        result = run_script(*judge_flags(predictions, tmp_path), **server.environment)
+        result = forks.run(*judge_flags(predictions, tmp_path), **server.environment)
     assert result.returncode == 0, result.stderr
     assert "ours  against  theirs" in result.stdout
     assert "win rate           50.0%  (95% interval 34.8% to 65.2%)" in result.stdout
@@ -161,7 +161,7 @@ def test_unparsable_verdicts_are_counted_and_their_pairs_left_out(predictions, t
         return "Verdict: 1" if prompt.index("ours") < prompt.index("theirs") else "verdict: **2**"
 
     with OpenAIServer(answer) as server:
-        result = run_script(*judge_flags(predictions, tmp_path), **server.environment)
+        result = forks.run(*judge_flags(predictions, tmp_path), **server.environment)
     assert "unparsable         3 of 80 verdicts; 2 pairs left out" in result.stdout
     assert "wins               38  (100.0%)" in result.stdout
     assert "the first response won 38 of 77" in result.stdout
@@ -169,7 +169,7 @@ def test_unparsable_verdicts_are_counted_and_their_pairs_left_out(predictions, t
 
 def test_a_judge_without_verdicts_is_counted_as_it_goes_and_warned_of(predictions, tmp_path):
     with OpenAIServer(lambda prompt: "Both are fine.") as server:
-        result = run_script(*judge_flags(predictions, tmp_path), **server.environment)
+        result = forks.run(*judge_flags(predictions, tmp_path), **server.environment)
         assert server.requests[0]["body"]["max_tokens"] == 256
     assert "10 replies without exactly one verdict; the last one ends: 'Both are fine.'" in result.stderr
     assert "80 unparsable" in result.stderr
@@ -187,13 +187,13 @@ def test_a_judge_that_reasons_refuses_and_says_nothing_is_counted_for_what_it_sa
         return "<think>\nVerdict: 2\nWait, no.\n</think>\n\nThe first is right.\nVerdict: 1"
 
     with OpenAIServer(answer) as server:
-        result = run_script(*judge_flags(predictions, tmp_path), **server.environment)
+        result = forks.run(*judge_flags(predictions, tmp_path), **server.environment)
         assert result.returncode == 0, result.stderr
         assert "unparsable         4 of 80 verdicts; 2 pairs left out\n  refused            2 of these" in result.stdout
         assert "the first response won 76 of 76" in result.stdout
         assert result.stderr.count("passed over: ") == 2
         num_before = len(server.requests)
-        assert run_script(*judge_flags(predictions, tmp_path), **server.environment).stdout == result.stdout
+        assert forks.run(*judge_flags(predictions, tmp_path), **server.environment).stdout == result.stdout
         assert len(server.requests) == num_before
     refused = [row for row in rows(tmp_path / "verdicts.jsonl") if row["verdict"] == "refused"]
     assert [row["instruction"] for row in refused] == ["Do thing 7."] * 2
@@ -221,32 +221,32 @@ def test_a_killed_judge_run_goes_on_without_asking_or_counting_twice(predictions
             f.write(b'{"instruction": "Do thi')  # as a kill within a write leaves it
         saved = len([line for line in path.read_bytes().split(b"\n")[1:-1] if line])
         num_before = len(server.requests)
-        result = run_script(*flags, **server.environment)
+        result = forks.run(*flags, **server.environment)
         assert len(server.requests) - num_before == 80 - saved
         assert "win rate           50.0%" in result.stdout
-        again = run_script(*flags, **server.environment)
+        again = forks.run(*flags, **server.environment)
         assert len(server.requests) - num_before == 80 - saved
-        assert again.stdout == result.stdout == run_script("compare.py", "report", "--verdicts_path", path).stdout
+        assert again.stdout == result.stdout == forks.run("compare.py", "report", "--verdicts_path", path).stdout
     keys = [(row["instruction"], row["input"], row["first"]) for row in rows(path)]
     assert len(keys) == len(set(keys)) == 80
 
 
 def test_verdicts_of_other_responses_are_not_mixed_in(predictions, tmp_path):
     with OpenAIServer(lambda prompt: "Verdict: 1") as server:
-        run_script(*judge_flags(predictions, tmp_path), **server.environment)
+        forks.run(*judge_flags(predictions, tmp_path), **server.environment)
         other = write_predictions(tmp_path / "other.json", "theirs", [f"new {i}" for i in range(40)])
-        result = run_script(*judge_flags([predictions[0], other], tmp_path), **server.environment)
+        result = forks.run(*judge_flags([predictions[0], other], tmp_path), **server.environment)
     assert_fails_in_one_line(result, "verdicts.jsonl was made with another responses")
 
 
 def test_an_unreachable_judge_is_said_at_once_and_binds_no_later_run(predictions, tmp_path):
     environment = {"OPENAI_BASE_URL": "http://127.0.0.1:9/v1", "OPENAI_API_KEY": ""}
-    result = run_script(*judge_flags(predictions, tmp_path), **environment)
+    result = forks.run(*judge_flags(predictions, tmp_path), **environment)
     assert_fails_in_one_line(result, "no server at http://127.0.0.1:9/v1", "OPENAI_BASE_URL")
     with OpenAIServer(lambda prompt: "Verdict: 1") as server:
         flags = judge_flags(predictions, tmp_path, "--prompt_path", tmp_path / "prompt.txt")
         (tmp_path / "prompt.txt").write_text("{task} {first} {second}")
-        assert run_script(*flags, **server.environment).returncode == 0
+        assert forks.run(*flags, **server.environment).returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -274,12 +274,12 @@ def test_prediction_files_that_cannot_be_compared_are_refused_in_one_line(predic
 
 def test_a_mistake_in_a_prediction_file_ends_the_command_in_one_line(predictions, tmp_path):
     predictions[1].write_text('[{"instruction": "x"}]')
-    assert_fails_in_one_line(run_script(*judge_flags(predictions, tmp_path)), "theirs.json, entry 0 has no 'output'")
+    assert_fails_in_one_line(forks.run(*judge_flags(predictions, tmp_path)), "theirs.json, entry 0 has no 'output'")
 
 
 def test_a_judges_prompt_without_a_placeholder_is_refused(predictions, tmp_path):
     (tmp_path / "prompt.txt").write_text("{task} {first}")
-    result = run_script(*judge_flags(predictions, tmp_path, "--prompt_path", tmp_path / "prompt.txt"))
+    result = forks.run(*judge_flags(predictions, tmp_path, "--prompt_path", tmp_path / "prompt.txt"))
     assert_fails_in_one_line(result, "prompt.txt: the judge's prompt has to hold {second} once")
 
 
@@ -290,7 +290,7 @@ def test_the_shipped_prompt_is_found_from_another_folder_unless_that_has_its_own
             (tmp_path / "verdicts.jsonl").unlink(missing_ok=True)
             if text:
                 (tmp_path / "judge_prompt.txt").write_text(text)
-            result = run_script(*command, cwd=tmp_path, **server.environment)
+            result = forks.run(*command, cwd=tmp_path, **server.environment)
             assert result.returncode == 0, result.stderr
     asked = [request["body"]["messages"][-1]["content"] for request in server.requests]
     assert [text.count("|") for text in asked] == [0] * 80 + [2] * 80
@@ -356,7 +356,7 @@ def test_the_figure_shows_the_rates_of_the_table_and_replaces_only_its_own(tmp_p
 def test_a_file_without_a_verdict_gives_a_table_of_dashes_and_an_empty_figure(kind, tmp_path):
     path = tmp_path / "verdicts.jsonl"
     path.write_text(json.dumps({"settings": {"kind": kind, "model_1": "a", "model_2": "b"}}) + "\n")
-    result = run_script("compare.py", "report", "--verdicts_path", path, "--figure", tmp_path / "figure.svg")
+    result = forks.run("compare.py", "report", "--verdicts_path", path, "--figure", tmp_path / "figure.svg")
     assert result.returncode == 0, result.stderr
     assert "win rate           -\n  mean length        -\n  where longer       -" in result.stdout
 
@@ -404,7 +404,7 @@ def test_a_servers_responses_are_written_in_alpacaevals_format_and_read_back(tmp
     tasks, output = write_tasks(tmp_path / "eval.json"), tmp_path / "out.json"
     flags = ("compare.py", "generate", "--instructions_path", tasks, "--output_path", output, "--model_name", "m")
     with OpenAIServer(lambda prompt: f" re: {prompt} ", faults=lambda n: "rate limit" if n == 3 else None) as server:
-        result = run_script(*flags, **server.environment)
+        result = forks.run(*flags, **server.environment)
     assert result.returncode == 0, result.stderr
     entries = json.loads(output.read_text())
     assert entries[1] == {
@@ -423,7 +423,7 @@ def test_a_server_without_chat_gets_the_training_prompt(tmp_path):
     flags = ("compare.py", "generate", "--instructions_path", tasks, "--output_path", output, "--model_name", "m")
     no_chat = (404, {"error": {"message": "This is not a chat model"}})
     with OpenAIServer(lambda prompt: prompt, faults=lambda n: no_chat if n == 0 else None) as server:
-        result = run_script(*flags, "--max_concurrent_requests", "1", **server.environment)
+        result = forks.run(*flags, "--max_concurrent_requests", "1", **server.environment)
     assert "going on with the completions API" in result.stderr
     outputs = [entry["output"] for entry in json.loads(output.read_text())]
     assert outputs[1] == PROMPT_DICT["prompt_input"].format(**TASKS[1])
@@ -433,7 +433,7 @@ def test_a_server_with_a_short_context_answers_with_as_many_tokens_as_fit(tmp_pa
     tasks, output = write_tasks(tmp_path / "eval.json"), tmp_path / "out.json"
     flags = ("compare.py", "generate", "--instructions_path", tasks, "--output_path", output, "--model_name", "m")
     with OpenAIServer(lambda prompt: "hi", context_tokens=300) as server:
-        result = run_script(*flags, "--max_concurrent_requests", "1", **server.environment)
+        result = forks.run(*flags, "--max_concurrent_requests", "1", **server.environment)
     assert result.returncode == 0, result.stderr
     assert [request["body"]["max_tokens"] for request in server.requests] == [512] + [261] * 40
 
@@ -447,7 +447,7 @@ def test_a_prompt_that_a_server_refuses_and_an_empty_response_are_recorded_and_c
     tasks, output = write_tasks(tmp_path / "eval.json"), tmp_path / "out.json"
     flags = ("compare.py", "generate", "--instructions_path", tasks, "--output_path", output, "--model_name", "m")
     with OpenAIServer(answer) as server:
-        result = run_script(*flags, **server.environment)
+        result = forks.run(*flags, **server.environment)
     assert result.returncode == 0, result.stderr
     outputs = [entry["output"] for entry in json.loads(output.read_text())]
     assert outputs == ["" if i in (7, 8) else "Done." for i in range(40)]
@@ -463,10 +463,10 @@ def test_a_killed_generate_run_loses_and_doubles_nothing(tmp_path):
         saved = run_and_kill(flags, server.environment, tmp_path / "out.json.partial", 10) - 1
         assert not output.exists()
         num_before = len(server.requests)
-        result = run_script(*flags, **server.environment)
+        result = forks.run(*flags, **server.environment)
         assert result.returncode == 0, result.stderr
         assert len(server.requests) - num_before == 40 - saved
-        assert "already holds all 40" in run_script(*flags, **server.environment).stdout
+        assert "already holds all 40" in forks.run(*flags, **server.environment).stdout
     assert [e["output"][:16].split(".")[0] for e in json.loads(output.read_text())] == [
         f"re: Do thing {i}" for i in range(40)
     ]
@@ -521,7 +521,7 @@ def test_flags_of_generate_that_cannot_work_are_refused_in_one_line(tmp_path, fl
     given = {"--instructions_path": write_tasks(tmp_path / "eval.json"), "--output_path": tmp_path / "out.json"}
     given |= dict(zip(flags[::2], flags[1::2], strict=True))
     arguments = [part for flag in given.items() for part in flag]
-    assert_fails_in_one_line(run_script("compare.py", "generate", *arguments, OPENAI_BASE_URL=""), message)
+    assert_fails_in_one_line(forks.run("compare.py", "generate", *arguments, OPENAI_BASE_URL=""), message)
 
 
 # ---- Files that people have edited ----

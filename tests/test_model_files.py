@@ -6,11 +6,9 @@ import fcntl
 import json
 import os
 import pickle
-import resource
 import shutil
 import signal
 import subprocess
-import sys
 import zipfile
 
 import pytest
@@ -21,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alpaca.weights import model_files
 from configs import tiny_models
+from tests.helpers import forks
 from tests.helpers.commands import ROOT, assert_fails_in_one_line
 from tests.helpers.diff_models import (
     contents,
@@ -453,19 +452,19 @@ def test_a_disk_that_fills_up_meanwhile_is_one_line_and_leaves_nothing(models, s
 
 def test_a_limit_on_file_sizes_is_one_line_and_leaves_nothing(models, tmp_path):
     arguments = recover_arguments(models / "base", models / "diff", tmp_path / "out")
-    result = subprocess.run(
-        [sys.executable, ROOT / "weight_diff.py", *arguments],
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
+    code = "import resource, runpy, sys\nresource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+    code += f"sys.argv = {['weight_diff.py', *map(str, arguments)]!r}\n"
+    code += f"runpy.run_path({str(ROOT / 'weight_diff.py')!r}, run_name='__main__')"
+    (tmp_path / "limited.py").write_text(code)
+    result = forks.run(tmp_path / "limited.py")
+    (tmp_path / "limited.py").unlink()
     assert_fails_in_one_line(result, "out.weight_diff-partial", "File too large")
     assert list(tmp_path.iterdir()) == []
 
 
 KILLED = """
 import os, signal, sys
+sys.path.insert(0, {root!r})
 import weight_diff
 from alpaca.weights import model_files
 
@@ -490,10 +489,11 @@ weight_diff.{command}(*{arguments!r})
 @pytest.mark.parametrize("command", ["make_diff", "recover"])
 def test_what_a_killed_run_leaves_never_loads_and_a_second_run_succeeds(models, tmp_path, command, function, call):
     arguments = [models / "base", models / ("tuned" if command == "make_diff" else "diff"), tmp_path / "out"]
-    code = KILLED.format(
-        root=str(ROOT), function=function, call=call, command=command, arguments=[str(path) for path in arguments]
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    paths = [str(path) for path in arguments]
+    code = KILLED.format(root=str(ROOT), function=function, call=call, command=command, arguments=paths)
+    (tmp_path / "killed.py").write_text(code)
+    result = forks.run(tmp_path / "killed.py")
+    (tmp_path / "killed.py").unlink()
     assert result.returncode == -signal.SIGKILL, result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["out.weight_diff-partial"]
     with pytest.raises(Exception, match=r"config\.json|safetensors|no file named|model_type"):

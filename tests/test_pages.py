@@ -27,6 +27,7 @@ from alpaca.evaluation.results import human_table
 from alpaca.row_files import AppendOnlyFile
 from configs import tiny_models
 from data.openai_server import OpenAIServer
+from tests.helpers import forks
 from tests.helpers.browser import Recorder, browser, low_contrast, resize, wait_for, wait_for_port
 from tests.helpers.commands import ROOT, assert_fails_in_one_line, free_port, run_script
 from utils import UserError
@@ -77,14 +78,7 @@ def predictions(tmp_path):
 def served(*arguments, **environment):
     """A page's server as a process; its port. Ended with Ctrl-C unless the test has killed it."""
     port = free_port()
-    process = subprocess.Popen(
-        [sys.executable, *map(str, arguments), "--port", str(port)],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = forks.Forks(forks.python(*arguments, "--port", port), **environment)
     process.port = port
     try:
         wait_for_port(port, process)

@@ -25,7 +25,8 @@ from alpaca.inference.local import (
 )
 from alpaca.training.arguments import LoraArguments
 from configs import tiny_models
-from tests.helpers.commands import assert_fails_in_one_line, run_script
+from tests.helpers import forks
+from tests.helpers.commands import assert_fails_in_one_line
 from utils import UserError, format_prompt, jdump, jload
 
 DIMS = {
@@ -135,7 +136,7 @@ def test_an_example_beyond_a_table_of_positions_is_one_line_before_weights_are_l
 ):
     jdump([{"instruction": "Repeat.", "input": "", "output": "pear apple " * 600}], tmp_path / "long.json")
     long = ("--data_path", tmp_path / "long.json", "--output_dir", tmp_path / "out", "--model_max_length", "2048")
-    result = run_script("train.py", "--model_name_or_path", tiny_opt, *long)
+    result = forks.run("train.py", "--model_name_or_path", tiny_opt, *long)
     assert_fails_in_one_line(result, "--model_max_length 2048", "1,024 positions", "Set --model_max_length 1024")
     assert "Loading weights" not in result.stderr
     config = transformers.AutoConfig.from_pretrained(tiny_llama)

@@ -20,6 +20,7 @@ from alpaca.weights import known_sum, manifest, pairs
 from alpaca.weights.model_files import open_checkpoint
 from benchmarks import plain_weight_diff
 from configs import tiny_models
+from tests.helpers import forks
 from tests.helpers.commands import ROOT, assert_fails_in_one_line, run_script
 from tests.helpers.diff_models import (
     as_type,
@@ -621,7 +622,7 @@ def test_a_model_with_few_positions_is_asked_for_as_many_tokens_as_it_has_left(n
 
 def test_the_commands_run_as_the_readme_shows_them(llama, tmp_path):
     script = ROOT / "weight_diff.py"
-    made = run_script(
+    made = forks.run(
         script,
         "make_diff",
         "--path_raw",
@@ -634,7 +635,7 @@ def test_the_commands_run_as_the_readme_shows_them(llama, tmp_path):
     )
     assert made.returncode == 0, made.stderr
     assert "B/s" in made.stderr  # the progress bar
-    done = run_script(
+    done = forks.run(
         script, "recover", "--path_raw", llama / "base", "--path_diff", "diff", "--path_tuned", "out", cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr

@@ -164,6 +164,15 @@ async def read_stream(response: "httpx2.Response", arguments: dict) -> AsyncIter
         await response.aclose()
 
 
+async def read_streamed_answer(response: "httpx2.Response", arguments: dict) -> Answer:
+    """The whole answer to one prompt by a server that streams unasked, or whose model does nothing else."""
+    text, reason = "", ""
+    async for text, reason in read_stream(response, arguments):  # noqa: B007 (the last)
+        pass
+    choice = {"index": 0, "text": text, "finish_reason": reason or None}
+    return read_answer(json.dumps({"choices": [choice]}), arguments, str(response.url))
+
+
 async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """The lines in a body that comes in chunks. Only "\\n" ends one: httpx2, for text, also splits at what may stand
     within a JSON string."""

@@ -22,6 +22,7 @@ from alpaca.inference.answers import (
     may_become_reasoning,
     read_answer,
     read_stream,
+    read_streamed_answer,
     without_reasoning,
 )
 from alpaca.inference.refusals import PromptRefused, Refusal, refused_argument, smallest_too_long
@@ -56,6 +57,7 @@ class Way(typing.NamedTuple):
     api: str
     max_tokens_name: str = "max_tokens"
     takes_lists: bool = True
+    streams: bool | None = None  # always or never; None: as is asked for
     refused: frozenset[str] = frozenset()  # optional parameters
 
 
@@ -124,6 +126,9 @@ class ServerModel:
         async def send(endpoint, arguments: dict) -> Answer:
             # The raw body, since the client itself takes any JSON, and any text, for a completion.
             response = (await endpoint.with_raw_response.create(**arguments)).http_response
+            content_type = response.headers.get("content-type", "")
+            if arguments.get("stream") or content_type.startswith("text/event-stream"):
+                return await read_streamed_answer(response, arguments)
             return read_answer(response.text, arguments, str(response.url))
 
         return await self._ask(send, prompts, message, **decoding)
@@ -134,7 +139,8 @@ class ServerModel:
         Raises UserError where the connection breaks in the middle."""
 
         async def send(endpoint, arguments: dict) -> tuple[tuple[str, str] | None, AsyncIterator[tuple[str, str]]]:
-            response = (await endpoint.with_raw_response.create(**arguments, stream=True)).http_response
+            arguments = {"stream": True, **arguments}
+            response = (await endpoint.with_raw_response.create(**arguments)).http_response
             texts = read_stream(response, arguments)
             # Some servers put a refusal into the stream: with the first piece, the request is granted.
             return await anext(texts, None), texts
@@ -239,6 +245,8 @@ class ServerModel:
         way = self._way
         decoding = {k: v for k, v in decoding.items() if k not in way.refused}
         arguments = {"model": self.model_name, way.max_tokens_name: max_tokens, **decoding}
+        if way.streams is not None:
+            arguments["stream"] = way.streams
         if way.api == "chat":
             arguments.pop("logit_bias", None)  # its ids are those of completions models
             return {**arguments, "messages": [{"role": "user", "content": message or prompts[0]}]}
@@ -272,6 +280,10 @@ class ServerModel:
             pass
         elif "max_completion_tokens" in message and way.max_tokens_name == "max_tokens":
             change, what_now = {"max_tokens_name": "max_completion_tokens"}, "with max_completion_tokens"
+        elif way.streams is None and (refusal.param == "stream" or re.search(r"\bstream(ing)?\b", message)):
+            only_streams = bool(re.search(r"only|non-streaming|enable", message))
+            change = {"streams": only_streams, "takes_lists": False}
+            what_now = "with streaming" if only_streams else "without streaming"
         elif (refused := refused_argument(refusal, message, arguments)) == "prompt":
             change, what_now = {"takes_lists": False}, "one prompt per request"
         elif refused:

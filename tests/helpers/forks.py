@@ -5,6 +5,7 @@ it. What is about the start itself (torchrun, a missing library, import times) i
 """
 
 import atexit
+import gc
 import multiprocessing
 import os
 import runpy
@@ -19,7 +20,9 @@ from pathlib import Path
 from tests.helpers.commands import free_port
 from utils import ROOT
 
-PRELOADED = ("transformers.trainer", "accelerate", "torch.distributed.fsdp", "datasets", "openai", "peft")
+PRELOADED = ("transformers.trainer", "accelerate", "torch.distributed.fsdp", "datasets", "openai", "peft", "deepspeed")
+PRELOADED += ("transformers.models.llama.modeling_llama", "transformers.models.opt.modeling_opt")
+PRELOADED += ("gradio", "matplotlib.figure")
 # Read when a library is imported, so that they hold for all forks.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 _context = multiprocessing.get_context("forkserver")
@@ -50,7 +53,7 @@ def ranks(*arguments, num_processes: int = 2) -> Command:
 class Forks:
     """The processes of one command, with as much of subprocess.Popen's interface as tests need."""
 
-    def __init__(self, command: Command, cwd: Path = ROOT):
+    def __init__(self, command: Command, cwd: Path = ROOT, **environment: str):
         before = {name: os.environ.get(name) for name in ENVIRONMENT}
         os.environ.update(ENVIRONMENT)
         try:
@@ -59,9 +62,9 @@ class Forks:
             writers = [writer for _, writer in pipes]
             self._processes = [
                 _context.Process(
-                    target=_run, args=(command.arguments, str(cwd), {**os.environ, **environment}, *writers)
+                    target=_run, args=(command.arguments, str(cwd), {**os.environ, **environment, **own}, *writers)
                 )
-                for environment in command.environments
+                for own in command.environments
             ]
             for process in self._processes:
                 process.start()
@@ -117,14 +120,15 @@ class Forks:
         self.stderr.close()
 
 
-def run(*arguments, cwd: Path = ROOT, timeout: float = 300) -> subprocess.CompletedProcess:
+def run(*arguments, cwd: Path = ROOT, timeout: float = 300, **environment) -> subprocess.CompletedProcess:
     """Run `python <arguments>` to its end and return what it printed."""
-    process = Forks(python(*arguments), cwd)
+    process = Forks(python(*arguments), cwd, **environment)
     stdout, stderr = process.communicate(timeout)
     return subprocess.CompletedProcess(arguments, process.returncode, stdout, stderr)
 
 
 def _run(arguments: list[str], cwd: str, environment: dict, stdout, stderr) -> None:
+    gc.freeze()  # else each collection goes through all of the libraries
     os.setsid()
     os.dup2(stdout.fileno(), 1)
     os.dup2(stderr.fileno(), 2)
