@@ -139,13 +139,12 @@ class ServerModel:
         Raises UserError where the connection breaks in the middle."""
 
         async def send(endpoint, arguments: dict) -> tuple[tuple[str, str] | None, AsyncIterator[tuple[str, str]]]:
-            arguments = {"stream": True, **arguments}
             response = (await endpoint.with_raw_response.create(**arguments)).http_response
             texts = read_stream(response, arguments)
             # Some servers put a refusal into the stream: with the first piece, the request is granted.
             return await anext(texts, None), texts
 
-        part, texts = await self._ask(send, [prompt], message, **decoding)
+        part, texts = await self._ask(send, [prompt], message, stream=True, **decoding)
         response = ""
         try:
             async with contextlib.aclosing(texts):
@@ -281,9 +280,9 @@ class ServerModel:
         elif "max_completion_tokens" in message and way.max_tokens_name == "max_tokens":
             change, what_now = {"max_tokens_name": "max_completion_tokens"}, "with max_completion_tokens"
         elif way.streams is None and (refusal.param == "stream" or re.search(r"\bstream(ing)?\b", message)):
-            only_streams = bool(re.search(r"only|non-streaming|enable", message))
-            change = {"streams": only_streams, "takes_lists": False}
-            what_now = "with streaming" if only_streams else "without streaming"
+            streams = not arguments.get("stream")
+            change = {"streams": streams, "takes_lists": False}
+            what_now = "with streaming" if streams else "without streaming"
         elif (refused := refused_argument(refusal, message, arguments)) == "prompt":
             change, what_now = {"takes_lists": False}, "one prompt per request"
         elif refused:
