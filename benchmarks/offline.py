@@ -31,7 +31,7 @@ def write_answers(path: Path, num_requests: int, output: str) -> None:
     instructions = make_instructions(TASKS_PER_ANSWER * num_requests)
     with open(path, "w", encoding="utf-8") as f:
         for index in range(num_requests):
-            own = instructions[TASKS_PER_ANSWER * index :][:TASKS_PER_ANSWER]
+            own = instructions[TASKS_PER_ANSWER * index : TASKS_PER_ANSWER * (index + 1)]
             text = completion_of([{"instruction": instruction, "input": "", "output": output} for instruction in own])
             choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
             body = {"object": "chat.completion", "model": "m", "choices": [choice]}
@@ -45,7 +45,7 @@ def read(folder: str, num_requests: int, words_per_output: int) -> dict:
     write_answers(answers, num_requests, "word " * words_per_output)
     command = [sys.executable, ROOT / "generate_instruction.py", "read_batch", answers, f"--output_dir={tasks.parent}"]
     start = time.perf_counter()
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     seconds = time.perf_counter() - start

@@ -179,9 +179,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _send(self, status: int, body, headers: dict[str, str] | None = None, is_cut: bool = False) -> None:
         data = (body if isinstance(body, str) else json.dumps(body)).encode()
         self.send_response(status)
-        for name, value in (headers or {}).items():
+        content_type = "text/html" if isinstance(body, str) else "application/json"
+        for name, value in {"Content-Type": content_type, **(headers or {})}.items():
             self.send_header(name, value)
-        self.send_header("Content-Type", "text/html" if isinstance(body, str) else "application/json")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data[: len(data) // 2] if is_cut else data)

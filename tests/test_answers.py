@@ -9,7 +9,7 @@ import pytest
 from alpaca.inference import server as module
 from alpaca.inference.answers import without_reasoning
 from alpaca.inference.refusals import PromptRefused
-from alpaca.inference.server import ServerModel
+from alpaca.inference.server import OnePromptPerRequest, ServerModel
 from data.openai_server import OpenAIServer
 from utils import UserError
 
@@ -32,7 +32,7 @@ def asked(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "a key of a test")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
 
-    def run(answers: list, do_stream=False, api="chat", prompts=1, passes_over=(), **decoding):
+    def run(answers: list, do_stream=False, api="chat", prompts=1, more_prompts=(), passes_over=(), **decoding):
         notices, results = [], []
         with OpenAIServer(lambda prompt: "hi", faults=lambda n: answers[n] if n < len(answers) else None) as server:
             monkeypatch.setenv("OPENAI_BASE_URL", server.url)
@@ -41,12 +41,11 @@ def asked(monkeypatch):
             async def ask() -> None:
                 for number in range(prompts):
                     if do_stream:
-                        results.append(
-                            [text async for text, _ in model.stream(f"p{number}", f"p{number}", max_tokens=99)]
-                        )
+                        stream = model.stream(f"p{number}", f"p{number}", max_tokens=99, **decoding)
+                        results.append([text async for text, _ in stream])
                         continue
                     with contextlib.suppress(*passes_over):
-                        answer = await model.complete([f"p{number}"], max_tokens=99, **decoding)
+                        answer = await model.complete([f"p{number}", *more_prompts], max_tokens=99, **decoding)
                         results.append(answer.completions[0])
 
             asyncio.run(ask())
@@ -199,6 +198,21 @@ def test_a_stream_that_nobody_asked_for_is_the_answer(asked):
     body = events("<think>Hm.</think>", "Red, ", "green.", reason="length")
     stream = (200, body, {"Content-Type": "text/event-stream"})
     assert asked([stream])[0] == ("Red, green.", "length")
+    nothing = (200, "data: [DONE]\n\n", {"Content-Type": "text/event-stream"})
+    assert asked([nothing, stream])[0] == ("Red, green.", "length")
+
+
+def test_an_unasked_stream_in_answer_to_several_prompts_is_asked_for_one_by_one(asked):
+    body = 'data: {"choices": [{"index": 1, "text": "green."}]}\n\ndata: [DONE]\n\n'
+    with pytest.raises(OnePromptPerRequest):
+        asked([(200, body, {"Content-Type": "text/event-stream"})], api="completions", more_prompts=["another"])
+
+
+def test_a_refusal_that_repeats_the_request_is_not_about_its_streaming(asked):
+    refusal = error(400, "Extra inputs: stop is not permitted. Body: {'stream': True, 'stop': ['###']}")
+    _, _, bodies = asked([refusal], do_stream=True, stop=["###"])
+    assert bodies[1]["stream"] is True
+    assert "stop" not in bodies[1]
 
 
 # ---- Refusals ----
@@ -241,9 +255,9 @@ def test_what_a_refusal_names_is_sent_otherwise_from_then_on_and_said_once(name,
 TOO_MANY_TOKENS = {
     "text-generation-inference": (422, {"error": "Input validation error: `inputs` tokens + `max_new_tokens` must be "
                                         "<= 2048. Given: 1500 `inputs` tokens and 1024 `max_new_tokens`"}),
-    "DeepSeek": error(400, "Invalid max_tokens value, the valid range of max_tokens is [1, 70]"),
-    "Alibaba": error(400, "Range of max_tokens should be [1, 70]", code="invalid_parameter_error"),
-    "Anthropic": error(400, "max_tokens: 99 > 70, which is the maximum allowed number of output tokens for claude"),
+    "DeepSeek": error(400, "Invalid max_tokens value, the valid range of max_tokens is [1, 80]"),
+    "Alibaba": error(400, "Range of max_tokens should be [1, 80]", code="invalid_parameter_error"),
+    "Anthropic": error(400, "max_tokens: 99 > 80, which is the maximum allowed number of output tokens for claude"),
     "Groq": error(413, "Request too large for model `m` on tokens per minute (TPM): Limit 100, Requested 140, please "
                        "reduce your message size and try again.", code="rate_limit_exceeded"),
     "SGLang": (400, {"object": "error", "message": "Requested token count exceeds the model's maximum context length "

@@ -452,7 +452,8 @@ def test_a_disk_that_fills_up_meanwhile_is_one_line_and_leaves_nothing(models, s
 
 def test_a_limit_on_file_sizes_is_one_line_and_leaves_nothing(models, tmp_path):
     arguments = recover_arguments(models / "base", models / "diff", tmp_path / "out")
-    code = "import resource, runpy, sys\nresource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+    code = f"import resource, runpy, sys\nsys.path.insert(0, {str(ROOT)!r})\n"
+    code += "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
     code += f"sys.argv = {['weight_diff.py', *map(str, arguments)]!r}\n"
     code += f"runpy.run_path({str(ROOT / 'weight_diff.py')!r}, run_name='__main__')"
     (tmp_path / "limited.py").write_text(code)

@@ -120,8 +120,12 @@ def may_become_reasoning(text: str) -> bool:
 # ---- Streams ----
 
 
-async def read_stream(response: "httpx2.Response", arguments: dict) -> AsyncIterator[tuple[str, str]]:
+async def read_stream(
+    response: "httpx2.Response", arguments: dict, told: dict | None = None
+) -> AsyncIterator[tuple[str, str]]:
     """The response so far, reasoning included, longer each time, and why it ended, "" before it has.
+
+    told is filled with what the events tell of model and usage.
 
     An event is a line with "data:" and JSON; comments, names and empty events are passed over, "[DONE]" or a finish
     reason ends the response. A body without events is the whole answer, by a server that does not stream. Raises
@@ -142,6 +146,8 @@ async def read_stream(response: "httpx2.Response", arguments: dict) -> AsyncIter
             event = json.loads(data) if data else {}
             if refusal := error_under_status_200(event, url):
                 raise refusal
+            if told is not None:
+                told.update({key: event[key] for key in ("model", "usage") if event.get(key)})
             for choice in (event.get("choices") or [])[:1]:
                 reason = choice.get("finish_reason") or ""
                 is_ended = is_ended or bool(reason)
@@ -166,11 +172,14 @@ async def read_stream(response: "httpx2.Response", arguments: dict) -> AsyncIter
 
 async def read_streamed_answer(response: "httpx2.Response", arguments: dict) -> Answer:
     """The whole answer to one prompt by a server that streams unasked, or whose model does nothing else."""
+    told: dict = {}
     text, reason = "", ""
-    async for text, reason in read_stream(response, arguments):  # noqa: B007 (the last)
+    async for text, reason in read_stream(response, arguments, told):  # noqa: B007 (the last)
         pass
+    if not (text or reason):
+        raise UnusableAnswer("the stream has no response")
     choice = {"index": 0, "text": text, "finish_reason": reason or None}
-    return read_answer(json.dumps({"choices": [choice]}), arguments, str(response.url))
+    return read_answer(json.dumps({**told, "choices": [choice]}), arguments, str(response.url))
 
 
 async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -19,7 +19,7 @@ from utils import UserError, without_secrets
 # The second line: of text-generation-inference, Anthropic, DeepSeek and Alibaba, and, of a limit per minute, Groq.
 TOO_LONG = re.compile(
     r"context[ _](length|size|window)|maximum (model |input |prompt |sequence )?length|too long|"
-    r"max_new_tokens\W.{0,20}<=|maximum allowed number|range of max_tokens|request too large for model|"
+    r"max_new_tokens\W.{0,20}<=|maximum allowed number of output|range of max_tokens|request too large for model|"
     r"reduce (your|the) (prompt|length)|max_(completion_)?tokens\W.{0,80}(too large|at most|exceed|greater|less than)",
     re.IGNORECASE | re.DOTALL,
 )

@@ -1,6 +1,6 @@
 """A model behind an OpenAI-compatible server: prompts in, completions out, whole or as a stream.
 
-Servers differ. What a refusal names (this API for the model, a list of prompts, an optional parameter) is from then on
+Servers differ. What a refusal names (this API, a list of prompts, streaming, an optional parameter) is from then on
 done in the way that the server accepts, and said once. A request that is too long is repeated with fewer tokens to
 generate, and one that fails for a passing reason as it is, after a wait.
 """
@@ -41,6 +41,7 @@ REQUEST_TIMEOUT_SEC = 600.0  # the official client's own default; a small server
 MAX_BODY_BYTES = 64 << 20  # of an answer: 2,048 completions of 3,072 tokens each are about 30 MB
 MAX_CONCURRENT_REQUESTS = 1000  # each holds a connection
 
+STREAMING = re.compile(r"\bstream(ing)?\b(?!['\"]\s*:)")  # and not as a key of the request, which some repeat
 MIN_MAX_TOKENS = 64  # where not even so many fit, it is the prompt that is too long
 MAX_REFUSED_PROMPTS = 10  # in a row; then it is not the prompts
 
@@ -128,6 +129,10 @@ class ServerModel:
             response = (await endpoint.with_raw_response.create(**arguments)).http_response
             content_type = response.headers.get("content-type", "")
             if arguments.get("stream") or content_type.startswith("text/event-stream"):
+                if isinstance(arguments.get("prompt"), list):  # its completions would come mixed
+                    await response.aclose()
+                    self._way = self._way._replace(takes_lists=False)
+                    raise OnePromptPerRequest
                 return await read_streamed_answer(response, arguments)
             return read_answer(response.text, arguments, str(response.url))
 
@@ -279,9 +284,9 @@ class ServerModel:
             pass
         elif "max_completion_tokens" in message and way.max_tokens_name == "max_tokens":
             change, what_now = {"max_tokens_name": "max_completion_tokens"}, "with max_completion_tokens"
-        elif way.streams is None and (refusal.param == "stream" or re.search(r"\bstream(ing)?\b", message)):
+        elif way.streams is None and (refusal.param == "stream" or STREAMING.search(message)):
             streams = not arguments.get("stream")
-            change = {"streams": streams, "takes_lists": False}
+            change = {"streams": streams, "takes_lists": way.takes_lists and not streams}
             what_now = "with streaming" if streams else "without streaming"
         elif (refused := refused_argument(refusal, message, arguments)) == "prompt":
             change, what_now = {"takes_lists": False}, "one prompt per request"

@@ -1,4 +1,4 @@
-"""`python <arguments>` as a fork of a process that has imported torch and transformers, which takes a script seconds.
+"""`python <arguments>` as a fork of a process that has imported the heavy libraries, which takes a script seconds.
 
 The script itself runs from its first line, as __main__, in a process group of its own; libraries alone are there before
 it. What is about the start itself (torchrun, a missing library, import times) is tested with `subprocess`.
@@ -24,7 +24,8 @@ PRELOADED = ("transformers.trainer", "accelerate", "torch.distributed.fsdp", "da
 PRELOADED += ("transformers.models.llama.modeling_llama", "transformers.models.opt.modeling_opt")
 PRELOADED += ("gradio", "matplotlib.figure")
 # Read when a library is imported, so that they hold for all forks.
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+ENVIRONMENT |= {"DS_ACCELERATOR": "cpu", "GRADIO_ANALYTICS_ENABLED": "False"}
 _context = multiprocessing.get_context("forkserver")
 
 
@@ -101,8 +102,14 @@ class Forks:
         return self.returncode
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """All that they print, and their end; killed where that takes too long."""
-        timer = threading.Timer(timeout or threading.TIMEOUT_MAX, self.kill)
+        """All that they print, and their end. Kills them and raises TimeoutExpired where that takes too long."""
+        is_late = threading.Event()
+
+        def end() -> None:
+            is_late.set()
+            self.kill()
+
+        timer = threading.Timer(timeout or threading.TIMEOUT_MAX, end)
         timer.start()
         try:
             with ThreadPoolExecutor(2) as pool:
@@ -111,6 +118,8 @@ class Forks:
         finally:
             timer.cancel()
             self.close()
+        if is_late.is_set():
+            raise subprocess.TimeoutExpired("python", timeout, stdout, stderr)
         return stdout, stderr
 
     def close(self) -> None:
