@@ -20,6 +20,7 @@ import resource
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -428,10 +429,13 @@ def preload() -> None:
     import openai  # noqa: F401
     import peft  # noqa: F401
     import pyarrow.parquet  # noqa: F401
+    import tqdm
 
     import train  # noqa: F401
     from alpaca.generation import novelty, online  # noqa: F401
 
+    # tqdm's own lock is shared by all forks: one that is killed in the midst of a bar would leave the others waiting.
+    tqdm.tqdm.set_lock(threading.RLock())
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
