@@ -31,6 +31,7 @@ FAULTS = {
     "another JSON": (200, ["choices"]),
     "dropped": None,  # the connection, before the answer
     "cut": None,  # the connection, within the answer
+    "cut refusal": None,
     "silent": None,  # no answer at all
 }
 
@@ -171,6 +172,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._send(*FAULTS[fault])
         elif fault == "cut":
             self._send(200, {"choices": [{"text": "half of this"}]}, is_cut=True)
+        elif fault == "cut refusal":
+            self._send(400, {"error": {"message": "half of this"}}, is_cut=True)
         elif body.get("stream"):
             self._stream(*owner.reply(self.path, body))
         else:

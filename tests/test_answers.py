@@ -170,6 +170,11 @@ def test_an_error_within_a_stream_is_said(tail, words, asked):
         asked([(200, begun + tail)], do_stream=True)
 
 
+def test_a_refusal_that_breaks_off_is_asked_again(asked, waits):
+    for do_stream in (False, True):
+        assert asked(["cut refusal"], do_stream)[1][0].endswith(f"retry 1 of 7 in {waits[-1]:.1f} s")
+
+
 def test_an_error_before_a_streams_first_piece_is_asked_again(asked, waits):
     fault = 'data: {"error": {"code": 503, "message": "warming up"}}\n\n'
     assert asked([(200, fault), "dropped", "cut", (200, events("hi"))], do_stream=True)[0] == ["hi", "hi"]

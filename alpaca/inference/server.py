@@ -193,6 +193,7 @@ class ServerModel:
         a quota is exhausted, and take any body of status 200 for an answer. Raises a Refusal that waiting does not
         help, and UserError after MAX_RETRIES retries in a row.
         """
+        import httpx2  # the official client's own
         import openai
 
         num_failures, num_answers = 0, self._num_answers
@@ -217,6 +218,8 @@ class ServerModel:
                 raise_own(error)
                 # The client's own text is "Connection error."; its cause says which.
                 reason = f"{error.request.url}: {str(error.__cause__ or '') or error.message}"
+            except httpx2.HTTPError as error:  # which the client lets through as it reads why a stream is refused
+                reason = f"the connection broke: {error or type(error).__name__}"
             except UnusableAnswer as error:
                 reason = str(error)
             # A limit that lets other requests through is kept, however often this one comes too late.
