@@ -257,7 +257,7 @@ def assert_easy_to_read(driver) -> None:
     assert low_contrast(driver) == []
     assert_fits(driver, 390)
     assert box("#left .card > div")["width"] >= 340
-    assert box(".votes")["height"] <= 75
+    wait_for(lambda: box(".votes")["height"] <= 75)  # laid out anew for the new width
     driver.execute_script("window.scrollTo(0, document.body.scrollHeight)")
     wait_for(lambda: box(".notice")["bottom"] <= box(".votes")["top"])
     assert_fits(driver, 1280)
@@ -356,7 +356,8 @@ def test_a_visitor_of_the_demo_gets_stops_and_repeats_a_response(slow_llama, tmp
         driver.execute_script("arguments[0].parentElement.open = true", asked)
         kept = [e.get_attribute("textContent") for e in driver.find_elements(By.CSS_SELECTOR, "#earlier .text")]
         assert kept[0] == "Turn the sentence into a question.\n\nThe train to Lisbon leaves at nine."
-        assert kept[-1].strip() == stopped_at.strip()
+        assert kept[-1].strip().startswith(stopped_at.strip())  # a last token may have come that was not drawn
+        assert len(kept[-1].strip()) <= len(stopped_at.strip()) + 5
         element(driver, "#stop").click()
         assert requested_elsewhere(driver) == []
         driver.refresh()  # another visit
