@@ -466,8 +466,8 @@ def stored(folder) -> list[str]:
     return kept
 
 
-@pytest.mark.parametrize("num_kills", [7, pytest.param(20, marks=pytest.mark.slow)])
-def test_kills_lose_nothing_and_double_nothing(num_kills, folder):
+@pytest.mark.parametrize(("num_kills", "least_at_work"), [(7, 2), pytest.param(20, 10, marks=pytest.mark.slow)])
+def test_kills_lose_nothing_and_double_nothing(num_kills, least_at_work, folder):
     rng = random.Random(1)
     before, num_kills_at_work = [], 0
     # More kills fall into the rewriting of regen.json.
@@ -485,7 +485,7 @@ def test_kills_lose_nothing_and_double_nothing(num_kills, folder):
             assert after[: len(before)] == before
             num_kills_at_work += len(after) > len(before)
             before = after
-        assert num_kills_at_work >= num_kills / 4
+        assert num_kills_at_work >= least_at_work
         result = generate(folder, server, **flags)
     assert result.returncode == 0, result.stderr
     final = instructions(regen(folder))

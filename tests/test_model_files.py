@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from alpaca.weights import model_files
 from configs import tiny_models
 from tests.helpers import forks
-from tests.helpers.commands import ROOT, assert_fails_in_one_line
+from tests.helpers.commands import assert_fails_in_one_line
 from tests.helpers.diff_models import (
     contents,
     fails,
@@ -452,20 +452,14 @@ def test_a_disk_that_fills_up_meanwhile_is_one_line_and_leaves_nothing(models, s
 
 def test_a_limit_on_file_sizes_is_one_line_and_leaves_nothing(models, tmp_path):
     arguments = recover_arguments(models / "base", models / "diff", tmp_path / "out")
-    code = f"import resource, runpy, sys\nsys.path.insert(0, {str(ROOT)!r})\n"
-    code += "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
-    code += f"sys.argv = {['weight_diff.py', *map(str, arguments)]!r}\n"
-    code += f"runpy.run_path({str(ROOT / 'weight_diff.py')!r}, run_name='__main__')"
-    (tmp_path / "limited.py").write_text(code)
-    result = forks.run(tmp_path / "limited.py")
-    (tmp_path / "limited.py").unlink()
+    limit = "import resource, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); "
+    result = forks.run("-c", limit + "runpy.run_path('weight_diff.py', run_name='__main__')", *arguments)
     assert_fails_in_one_line(result, "out.weight_diff-partial", "File too large")
     assert list(tmp_path.iterdir()) == []
 
 
 KILLED = """
 import os, signal, sys
-sys.path.insert(0, {root!r})
 import weight_diff
 from alpaca.weights import model_files
 
@@ -491,10 +485,7 @@ weight_diff.{command}(*{arguments!r})
 def test_what_a_killed_run_leaves_never_loads_and_a_second_run_succeeds(models, tmp_path, command, function, call):
     arguments = [models / "base", models / ("tuned" if command == "make_diff" else "diff"), tmp_path / "out"]
     paths = [str(path) for path in arguments]
-    code = KILLED.format(root=str(ROOT), function=function, call=call, command=command, arguments=paths)
-    (tmp_path / "killed.py").write_text(code)
-    result = forks.run(tmp_path / "killed.py")
-    (tmp_path / "killed.py").unlink()
+    result = forks.run("-c", KILLED.format(function=function, call=call, command=command, arguments=paths))
     assert result.returncode == -signal.SIGKILL, result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["out.weight_diff-partial"]
     with pytest.raises(Exception, match=r"config\.json|safetensors|no file named|model_type"):

@@ -30,7 +30,7 @@ _context = multiprocessing.get_context("forkserver")
 
 
 class Command(typing.NamedTuple):
-    """What each process gets: a script, or -m and a module, with what follows; and variables of its own."""
+    """What each process gets: a script, -m and a module, or -c and code, with what follows; variables of its own."""
 
     arguments: list[str]
     environments: list[dict[str, str]]
@@ -149,6 +149,10 @@ def _run(arguments: list[str], cwd: str, environment: dict, stdout, stderr) -> N
             sys.argv = arguments[1:]
             sys.path[0] = cwd
             runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+        elif arguments[0] == "-c":
+            sys.argv = ["-c", *arguments[2:]]
+            sys.path[0] = cwd
+            exec(arguments[1], {"__name__": "__main__"})
         else:
             script = Path(cwd, arguments[0])
             sys.argv = [arguments[0], *arguments[1:]]
