@@ -5,6 +5,7 @@
 import json
 import os
 import platform
+import resource
 import statistics
 import subprocess
 
@@ -22,6 +23,17 @@ def result_of(command: list[str]) -> dict:
     if out.returncode:
         raise SystemExit(out.stderr[-3000:])
     return json.loads(out.stdout.strip().splitlines()[-1])
+
+
+def usage_of(command: list) -> resource.struct_rusage:
+    """Processor time and peak memory of a command alone, run to its end; ends this process where it fails."""
+    arguments = list(map(str, command))
+    with subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"failed: {' '.join(arguments)}")
+    return usage
 
 
 def median_of(results: list[dict], key: str) -> dict:

@@ -11,14 +11,12 @@ Prints both, saves them in benchmarks/results/offline.txt, and ends with a line 
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.measure import machine, print_and_save
+from benchmarks.measure import machine, print_and_save, usage_of
 from benchmarks.novelty import make_instructions
 from data.openai_server import completion_of
 from utils import ROOT
@@ -45,12 +43,8 @@ def read(folder: str, num_requests: int, words_per_output: int) -> dict:
     write_answers(answers, num_requests, "word " * words_per_output)
     command = [sys.executable, ROOT / "generate_instruction.py", "read_batch", answers, f"--output_dir={tasks.parent}"]
     start = time.perf_counter()
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+    usage = usage_of(command)
     seconds = time.perf_counter() - start
-    if process.returncode:
-        raise SystemExit(f"{command}: exit code {process.returncode}")
     return {
         "gigabytes": answers.stat().st_size / GIGABYTE,
         "kept": tasks.read_text(encoding="utf-8").count('"most_similar_instructions"'),
