@@ -135,7 +135,7 @@ def make_diff(path_raw: str, path_tuned: str, path_diff: str, device: str = "cpu
             print(f"{len(left_out)} tensors that are no part of the model are left out: {printable(left_out[0])}, ...")
         with new_directory(path_diff, model_files.total_bytes(shards)) as directory:
             writer = ShardWriter(directory, shards)
-            num_bytes = sum(pair.nbytes for pair in pairs)
+            num_bytes = sum(pair.source.nbytes for pair in pairs)
             records = stream(subtract_pair, pairs, "make_diff", num_bytes, exact, device, writer.write)
             headers = writer.finish()
             files, left_behind = model_files.small_files(path_tuned)
@@ -193,7 +193,7 @@ def subtract_pair(pair: Pair, advance: Callable[[int], None], exact: bool, devic
         write(pair.name, start, diff)
         of_diff.update(bytes_of(diff))
         of_recovered.update(bytes_of(recovered))
-        advance(pair.nbytes_of_slice(start, stop))
+        advance(tuned.nbytes)
     return {
         "base_name": pair.base.name,
         "base_dtype": pair.base.dtype,
@@ -325,7 +325,7 @@ def add_pairs(
     pairs: list[Pair], manifest: Manifest, buffer_sums: dict[str, float], device: str, write: Callable
 ) -> None:
     """Recover every tensor. Raises UserError if the manifest, or else the sum of all values, says it is wrong."""
-    num_bytes = sum(pair.nbytes for pair in pairs)
+    num_bytes = sum(pair.source.nbytes for pair in pairs)
     sums = stream(add_pair, pairs, "recover", num_bytes, manifest, device, write)
     if buffer_sums:
         print(check_sum(buffer_sums, {pair.name: value for pair, value in zip(pairs, sums, strict=True)}))
@@ -349,7 +349,7 @@ def add_pair(pair: Pair, advance: Callable[[int], None], manifest: Manifest, dev
             total += recovered.sum(dtype=torch.float64).item()
         if pair.is_kept:
             write(pair.name, start, recovered)
-        advance(pair.nbytes_of_slice(start, stop))
+        advance(diff.nbytes)
     if manifest:
         manifest.check_recovered(pair, of_diff.hexdigest(), of_recovered.hexdigest())
     return total

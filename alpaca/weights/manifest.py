@@ -115,7 +115,8 @@ class Manifest:
 
         Values count, not files: shards may be cut otherwise, and a wider number type may hold the same values.
         """
-        digests = stream(_base_sha256, pairs, "checking the base", sum(pair.base_nbytes for pair in pairs))
+        num_bytes = sum(pair.base_numel * ITEMSIZE[pair.base.dtype] for pair in pairs)
+        digests = stream(_base_sha256, pairs, "checking the base", num_bytes)
         expected = [self.tensors[pair.name]["base_sha256"] for pair in pairs]
         wrong = [pair for pair, a, b in zip(pairs, digests, expected, strict=True) if a != b]
         if wrong:
