@@ -16,20 +16,12 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from alpaca.inference.local import NO_CODE, load_errors_in_one_line
+from alpaca.inference.local import NO_CODE, Decoding, LocalModel, generate, load_errors_in_one_line, max_length
 from alpaca.weights import model_files
 from alpaca.weights.known_sum import check_sum, is_alpaca_7b, rotary_sums
 from alpaca.weights.manifest import MANIFEST, Manifest, read_manifest
 from alpaca.weights.model_files import INDEX, Shards, ShardWriter, StoredTensor, bytes_of, new_directory, size_text
-from alpaca.weights.pairs import (
-    Architecture,
-    Pair,
-    count_tokens,
-    lay_out,
-    pair_up,
-    read_architecture,
-    stream,
-)
+from alpaca.weights.pairs import Architecture, Pair, count_tokens, lay_out, pair_up, read_architecture, stream
 from utils import UserError, format_prompt, os_errors_in_one_line, printable, run_commands
 
 # Follows from the configuration. The library versions of spring 2023 stored one such buffer per layer.
@@ -401,15 +393,13 @@ def copy_into(state_dict: dict, name: str, start: int, values) -> None:
 
 
 def print_completion(path: str, dtype, state_dict: dict, is_tied: bool) -> None:
-    """Print a model's answer to INSTRUCTION.
+    """Print a model's answer to INSTRUCTION. Raises UserError where it cannot be loaded, or reads too few tokens.
 
     path holds the model or, where there is a state_dict, what else belongs to it; is_tied then says that its
     embeddings are tied, whatever the configuration there says.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
-    from alpaca.inference.local import max_length
 
     with load_errors_in_one_line(path):
         tokenizer = AutoTokenizer.from_pretrained(path, **NO_CODE)
@@ -422,15 +412,9 @@ def print_completion(path: str, dtype, state_dict: dict, is_tied: bool) -> None:
             model = model_class.from_pretrained(None, config=config, state_dict=state_dict, dtype=dtype)
         else:
             model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **NO_CODE)
-        inputs = tokenizer(format_prompt(INSTRUCTION), return_tensors="pt")
-        room = max_length(model.config) - inputs["input_ids"].shape[1]
-        if room < 1:
-            print(f"No completion: the prompt takes all {max_length(model.config):,} tokens that the model reads.")
-            return
-        with torch.inference_mode():
-            ids = model.generate(**inputs, max_new_tokens=min(NEW_TOKENS, room), do_sample=False)
-        completion = tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    completion = printable(completion.strip(), keep="\n\t")
+        local = LocalModel(path, model, tokenizer, frozenset({tokenizer.eos_token_id}), max_length(model.config))
+        [(_, completion, _)] = generate(local, {0: format_prompt(INSTRUCTION)}, Decoding(NEW_TOKENS))
+    completion = printable(completion, keep="\n\t")
     print(f"Instruction: {INSTRUCTION}\nCompletion ({str(dtype).removeprefix('torch.')}): {completion}")
 
 
