@@ -137,8 +137,6 @@ def _sharded_tensors(index_path: Path, prefix: str, read_tensors) -> dict[str, S
         if not path.is_file():
             raise UserError(f"{path}: missing, but {index_path.name} names it. Copy that shard again.")
         for name, tensor in read_tensors(path).items():
-            if name in tensors:
-                raise UserError(f"{path}: holds tensor {name}, which {tensors[name].path.name} holds too.")
             # Only these buffers are known to lie in shards without being in the index.
             if weight_map.get(name) != shard and not name.endswith("inv_freq"):
                 where = f"puts it into {weight_map[name]}" if name in weight_map else "does not name it"
