@@ -16,20 +16,12 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from alpaca.inference.local import NO_CODE, load_errors_in_one_line
+from alpaca.inference.local import NO_CODE, Decoding, LocalModel, generate, load_errors_in_one_line, max_length
 from alpaca.weights import model_files
 from alpaca.weights.known_sum import check_sum, is_alpaca_7b, rotary_sums
 from alpaca.weights.manifest import MANIFEST, Manifest, read_manifest
 from alpaca.weights.model_files import INDEX, Shards, ShardWriter, StoredTensor, bytes_of, new_directory, size_text
-from alpaca.weights.pairs import (
-    Architecture,
-    Pair,
-    count_tokens,
-    lay_out,
-    pair_up,
-    read_architecture,
-    stream,
-)
+from alpaca.weights.pairs import Architecture, Pair, count_tokens, lay_out, pair_up, read_architecture, stream
 from utils import UserError, format_prompt, os_errors_in_one_line, printable, run_commands
 
 # Follows from the configuration. The library versions of spring 2023 stored one such buffer per layer.
@@ -135,7 +127,7 @@ def make_diff(path_raw: str, path_tuned: str, path_diff: str, device: str = "cpu
             print(f"{len(left_out)} tensors that are no part of the model are left out: {printable(left_out[0])}, ...")
         with new_directory(path_diff, model_files.total_bytes(shards)) as directory:
             writer = ShardWriter(directory, shards)
-            num_bytes = sum(pair.nbytes for pair in pairs)
+            num_bytes = sum(pair.source.nbytes for pair in pairs)
             records = stream(subtract_pair, pairs, "make_diff", num_bytes, exact, device, writer.write)
             headers = writer.finish()
             files, left_behind = model_files.small_files(path_tuned)
@@ -193,7 +185,7 @@ def subtract_pair(pair: Pair, advance: Callable[[int], None], exact: bool, devic
         write(pair.name, start, diff)
         of_diff.update(bytes_of(diff))
         of_recovered.update(bytes_of(recovered))
-        advance(pair.nbytes_of_slice(start, stop))
+        advance(tuned.nbytes)
     return {
         "base_name": pair.base.name,
         "base_dtype": pair.base.dtype,
@@ -325,7 +317,7 @@ def add_pairs(
     pairs: list[Pair], manifest: Manifest, buffer_sums: dict[str, float], device: str, write: Callable
 ) -> None:
     """Recover every tensor. Raises UserError if the manifest, or else the sum of all values, says it is wrong."""
-    num_bytes = sum(pair.nbytes for pair in pairs)
+    num_bytes = sum(pair.source.nbytes for pair in pairs)
     sums = stream(add_pair, pairs, "recover", num_bytes, manifest, device, write)
     if buffer_sums:
         print(check_sum(buffer_sums, {pair.name: value for pair, value in zip(pairs, sums, strict=True)}))
@@ -349,7 +341,7 @@ def add_pair(pair: Pair, advance: Callable[[int], None], manifest: Manifest, dev
             total += recovered.sum(dtype=torch.float64).item()
         if pair.is_kept:
             write(pair.name, start, recovered)
-        advance(pair.nbytes_of_slice(start, stop))
+        advance(diff.nbytes)
     if manifest:
         manifest.check_recovered(pair, of_diff.hexdigest(), of_recovered.hexdigest())
     return total
@@ -401,15 +393,13 @@ def copy_into(state_dict: dict, name: str, start: int, values) -> None:
 
 
 def print_completion(path: str, dtype, state_dict: dict, is_tied: bool) -> None:
-    """Print a model's answer to INSTRUCTION.
+    """Print a model's answer to INSTRUCTION. Raises UserError where it cannot be loaded, or reads too few tokens.
 
     path holds the model or, where there is a state_dict, what else belongs to it; is_tied then says that its
     embeddings are tied, whatever the configuration there says.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
-    from alpaca.inference.local import max_length
 
     with load_errors_in_one_line(path):
         tokenizer = AutoTokenizer.from_pretrained(path, **NO_CODE)
@@ -422,15 +412,9 @@ def print_completion(path: str, dtype, state_dict: dict, is_tied: bool) -> None:
             model = model_class.from_pretrained(None, config=config, state_dict=state_dict, dtype=dtype)
         else:
             model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **NO_CODE)
-        inputs = tokenizer(format_prompt(INSTRUCTION), return_tensors="pt")
-        room = max_length(model.config) - inputs["input_ids"].shape[1]
-        if room < 1:
-            print(f"No completion: the prompt takes all {max_length(model.config):,} tokens that the model reads.")
-            return
-        with torch.inference_mode():
-            ids = model.generate(**inputs, max_new_tokens=min(NEW_TOKENS, room), do_sample=False)
-        completion = tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    completion = printable(completion.strip(), keep="\n\t")
+        local = LocalModel(path, model, tokenizer, frozenset({tokenizer.eos_token_id}), max_length(model.config))
+        [(_, completion, _)] = generate(local, {0: format_prompt(INSTRUCTION)}, Decoding(NEW_TOKENS))
+    completion = printable(completion, keep="\n\t")
     print(f"Instruction: {INSTRUCTION}\nCompletion ({str(dtype).removeprefix('torch.')}): {completion}")
 
 

@@ -11,7 +11,6 @@ The labels were made by hand: the root verb of the first request, and its direct
 
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
-import importlib.metadata
 import json
 import os
 import random
@@ -36,18 +35,16 @@ def main() -> None:
     instructions = make_instructions([entry["instruction"] for entry in labelled])
     num_cpus = len(os.sched_getaffinity(0))
     num_words = sum(len(instruction.split()) for instruction in instructions)
-    versions = {name: importlib.metadata.version(name) for name in ("HanTa", "matplotlib", "rapidfuzz", "numpy")}
-    print(f"{machine()}, {', '.join(f'{name} {version}' for name, version in versions.items())}")
+    print(machine("HanTa", "matplotlib", "rapidfuzz", "numpy"))
     print(
         f"{len(instructions):,} instructions, {num_words / len(instructions):.1f} words on average, {NUM_RUNS} runs\n"
     )
     result = {"num_instructions": len(instructions), "num_cpus": num_cpus}
 
     # The rules were mended with the first sample in view, and not changed after the second one was labelled.
-    samples = [("in view", False), ("held out", True)]
     print("| sample | root verbs right | found | verbs and objects right | found |")
     print("|---|---:|---:|---:|---:|")
-    for sample, held_out in samples:
+    for sample, held_out in (("in view", False), ("held out", True)):
         scores = rate([entry for entry in labelled if entry["held_out"] == held_out])
         print(f"| {sample} | {' | '.join(f'{right} of {total} ({right / total:.0%})' for right, total in scores)} |")
         result[sample] = scores

@@ -12,15 +12,11 @@ memory; saves them in benchmarks/results/generation.txt, and ends with a line of
 
 import argparse
 import json
-import os
-import resource
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-from benchmarks.measure import machine, print_and_save
+from benchmarks.measure import machine, print_and_save, usage_of
 from benchmarks.novelty import make_instructions
 from data.openai_server import OpenAIServer, answers_with
 from utils import ROOT
@@ -33,7 +29,6 @@ def write_known_tasks(path: Path, instructions: list[str]) -> None:
     similar = {text: 0.25 for text in instructions[:10]}
     scores = {"most_similar_instructions": similar, "avg_similarity_score": 0.1}
     tasks = [{"instruction": text, "input": "", "output": "word " * 120, **scores} for text in instructions]
-    path.parent.mkdir()
     path.write_text(json.dumps(tasks, indent=4), encoding="utf-8")
 
 
@@ -43,15 +38,15 @@ def main() -> None:
     num_requests = parser.parse_args().num_requests
     instructions = make_instructions(NUM_KNOWN + TASKS_PER_REQUEST * (num_requests + NUM_IN_FLIGHT))
     new_tasks = [{"instruction": text, "input": "", "output": "word " * 60} for text in instructions[NUM_KNOWN:]]
+    command = [sys.executable, ROOT / "generate_instruction.py", "generate_instruction_following_data"]
+    command += [f"--num_instructions_to_generate={NUM_KNOWN + round(0.9 * TASKS_PER_REQUEST * num_requests)}"]
+    command += [f"--max_concurrent_requests={NUM_IN_FLIGHT}"]
     with tempfile.TemporaryDirectory() as folder:
-        write_known_tasks(Path(folder) / "out" / "regen.json", instructions[:NUM_KNOWN])
+        write_known_tasks(Path(folder) / "regen.json", instructions[:NUM_KNOWN])
         with OpenAIServer(answers_with(new_tasks, TASKS_PER_PROMPT), LATENCY_SEC) as server:
-            start = time.perf_counter()
-            run(folder, server, NUM_KNOWN + round(0.9 * TASKS_PER_REQUEST * num_requests))
-            wall_sec = time.perf_counter() - start
-        log_text = (Path(folder) / "out" / "generation_log.jsonl").read_text(encoding="utf-8")
+            usage = usage_of([*command, f"--output_dir={folder}"], **server.environment)
+        log_text = (Path(folder) / "generation_log.jsonl").read_text(encoding="utf-8")
     log = [json.loads(line) for line in log_text.splitlines()]
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     answered = sorted(request["end"] for request in server.requests)[: len(log)]
     seconds = answered[-1] - server.requests[0]["start"]
     result = {
@@ -60,23 +55,11 @@ def main() -> None:
         "seconds": seconds,
         "requests_per_sec": len(log) / seconds,
         "share_of_ideal": len(log) / seconds / (NUM_IN_FLIGHT / LATENCY_SEC),
-        "wall_sec": wall_sec,
-        "cpu_sec": usage.ru_utime + usage.ru_stime,
-        "peak_mb": usage.ru_maxrss / 1024,
-        "most_under_way": server.most_under_way,
+        "cpu_sec": usage["cpu_sec"],
+        "peak_mb": usage["peak_mb"],
     }
     lines = [machine(), *(f"{name:<20}{value:>12,.2f}" for name, value in result.items()), json.dumps(result)]
     print_and_save("generation", lines)
-
-
-def run(folder: str, server: OpenAIServer, num_instructions_to_generate: int) -> None:
-    """The command, from its start to its end."""
-    command = [sys.executable, ROOT / "generate_instruction.py", "generate_instruction_following_data"]
-    flags = ["--output_dir=out", f"--num_instructions_to_generate={num_instructions_to_generate}"]
-    flags += [f"--max_concurrent_requests={NUM_IN_FLIGHT}"]
-    subprocess.run(
-        [*command, *flags], cwd=folder, env={**os.environ, **server.environment}, check=True, stderr=subprocess.DEVNULL
-    )
 
 
 if __name__ == "__main__":

@@ -2,18 +2,30 @@
 
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
+import importlib.metadata
 import json
+import multiprocessing
 import os
 import platform
-import resource
 import statistics
 import subprocess
+import time
+import typing
+from collections.abc import Callable
 
 from utils import ROOT
 
 
-def machine() -> str:
-    return f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}"
+def machine(*packages: str) -> str:
+    """This machine, and the versions of Python and of packages."""
+    versions = "".join(f", {package} {importlib.metadata.version(package)}" for package in packages)
+    return f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}{versions}"
+
+
+def in_own_process(function: Callable, *arguments) -> typing.Any:
+    """What a function of a module returns, called in a new process, whose memory and bound cores are its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, arguments)
 
 
 def result_of(command: list[str]) -> dict:
@@ -25,15 +37,17 @@ def result_of(command: list[str]) -> dict:
     return json.loads(out.stdout.strip().splitlines()[-1])
 
 
-def usage_of(command: list) -> resource.struct_rusage:
-    """Processor time and peak memory of a command alone, run to its end; ends this process where it fails."""
-    arguments = list(map(str, command))
-    with subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
+def usage_of(command: list, **environment: str) -> dict:
+    """Time and memory of a command alone, run to its end, imports included; ends this process where it fails."""
+    arguments, environment = list(map(str, command)), {**os.environ, **environment}
+    start = time.perf_counter()
+    with subprocess.Popen(arguments, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL) as process:
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"failed: {' '.join(arguments)}")
-    return usage
+    seconds, cpu_seconds = time.perf_counter() - start, usage.ru_utime + usage.ru_stime
+    return {"sec": seconds, "cpu_sec": cpu_seconds, "peak_mb": usage.ru_maxrss / 1024}
 
 
 def median_of(results: list[dict], key: str) -> dict:

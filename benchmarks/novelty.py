@@ -19,10 +19,9 @@ import os
 import random
 import resource
 import statistics
-import sys
 import time
 
-from benchmarks.measure import machine, median_of, print_and_save, result_of
+from benchmarks.measure import in_own_process, machine, median_of, print_and_save
 
 NUM_SEEDS, BATCH_SIZE, VOCABULARY = 175, 85, 20_000
 
@@ -47,20 +46,18 @@ def measure_filter(num_instructions: int, num_cpus: int) -> dict:
     from alpaca.generation.novelty import NoveltyFilter
 
     instructions = make_instructions(NUM_SEEDS + num_instructions)
-    before_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     NoveltyFilter(instructions[:500], num_cpus=num_cpus).judge(instructions[500:1000])  # warm up
     start = time.perf_counter()
     novelty_filter = NoveltyFilter(instructions[:NUM_SEEDS], num_cpus=num_cpus)
-    num_pairs = num_kept = 0
+    num_pairs = 0
     for first in range(NUM_SEEDS, len(instructions), BATCH_SIZE):
         num_known = len(novelty_filter.texts)
         for verdict in novelty_filter.judge(instructions[first : first + BATCH_SIZE]):
             num_pairs += num_known
             num_known += verdict.is_novel
-            num_kept += verdict.is_novel
     seconds = time.perf_counter() - start
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"sec": seconds, "pairs": num_pairs, "kept": num_kept, "peak_mb": peak_mb, "before_mb": before_mb}
+    return {"sec": seconds, "pairs": num_pairs, "peak_mb": peak_mb}
 
 
 def measure_request(num_known: int, num_cpus: int, num_requests: int) -> dict:
@@ -77,8 +74,8 @@ def measure_request(num_known: int, num_cpus: int, num_requests: int) -> dict:
         novelty_filter.judge(new[first : first + BATCH_SIZE])
         times.append(time.perf_counter() - start)
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    slowest, fastest = max(times), min(times)
-    return {"known": num_known, "sec": statistics.median(times), "range": (fastest, slowest), "peak_mb": peak_mb}
+    spread = (min(times), max(times))
+    return {"known": num_known, "sec": statistics.median(times), "spread": spread, "peak_mb": peak_mb}
 
 
 def measure_rouge_score(num_instructions: int) -> dict:
@@ -99,34 +96,24 @@ def measure_rouge_score(num_instructions: int) -> dict:
     return {"sec": time.perf_counter() - start, "pairs": len(pairs)}
 
 
-def repeat(repeats: int, *arguments) -> dict:
-    """The median measurement of several processes."""
-    command = [sys.executable, "-m", "benchmarks.novelty", "--measure", *map(str, arguments)]
-    return median_of([result_of(command) for _ in range(repeats)], "sec")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num_instructions", type=int, default=52_000)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--measure", nargs="*", type=int, help="used by the benchmark itself")
     arguments = parser.parse_args()
-    if arguments.measure:
-        measure = {1: measure_rouge_score, 2: measure_filter, 3: measure_request}[len(arguments.measure)]
-        print(json.dumps(measure(*arguments.measure)))
-        return
-    n = arguments.num_instructions
+    n, repeats = arguments.num_instructions, arguments.repeats
     num_cores = min(2, len(os.sched_getaffinity(0)))
-    rouge = repeat(arguments.repeats, n)
+    rouge = median_of([in_own_process(measure_rouge_score, n) for _ in range(repeats)], "sec")
     rouge_speed = rouge["pairs"] / rouge["sec"]
     lines = [
-        f"{machine()}, medians of {arguments.repeats}",
+        f"{machine()}, medians of {repeats}",
         f"rouge-score, 1 core: {rouge_speed:,.0f} pairs/s",
         "instructions  cores  seconds       (min-max)        pairs/s  x rouge-score  peak MB",
     ]
     rows = []
     for size, cores in [(n // 4, num_cores), (n // 2, num_cores), (n, 1), (n, num_cores), (2 * n, num_cores)]:
-        result = repeat(arguments.repeats if size <= n else 1, size, cores)
+        runs = [in_own_process(measure_filter, size, cores) for _ in range(repeats if size <= n else 1)]
+        result = median_of(runs, "sec")
         speed = result["pairs"] / result["sec"]
         rows.append(
             {"instructions": size, "cores": cores, **result, "pairs_per_sec": speed, "ratio": speed / rouge_speed}
@@ -137,9 +124,9 @@ def main() -> None:
             f"{speed / rouge_speed:>15,.0f}{result['peak_mb']:>9.0f}"
         )
     lines.append("known instructions  cores  seconds per request of 85 (min-max)  peak MB")
-    requests = [repeat(1, size, num_cores, 6) for size in (n, 1_000_000)]
+    requests = [in_own_process(measure_request, size, num_cores, 6) for size in (n, 1_000_000)]
     for result in requests:
-        spread = "{:.2f}-{:.2f}".format(*result["range"])
+        spread = "{:.2f}-{:.2f}".format(*result["spread"])
         lines.append(f"{result['known']:>18,}{num_cores:>7}{result['sec']:>24.2f}{spread:>12}{result['peak_mb']:>9.0f}")
     lines.append(json.dumps({"requests": requests, "rouge_score_pairs_per_sec": rouge_speed, "rows": rows}))
     print_and_save("novelty", lines)

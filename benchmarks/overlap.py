@@ -12,19 +12,16 @@ ends with a line of JSON.
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
 import argparse
-import itertools
 import json
 import random
 import re
 import resource
-import sys
 import time
 
-from benchmarks.measure import machine, median_of, print_and_save, result_of
+from benchmarks.measure import in_own_process, machine, median_of, print_and_save
 from utils import ROOT
 
 NUM_PLANTED = 200
-STEPS = ("index", "instructions", "inputs", "outputs")
 LENGTHS = {"instruction": (7.5, 1.45), "input": (2.0, 20.0), "output": (2.0, 40.0)}  # words, a gamma distribution
 
 
@@ -34,16 +31,11 @@ def replace_every(text: str, distance: int) -> str:
     return " ".join(f"other{i}" if i % distance == distance - 1 else word for i, word in enumerate(words))
 
 
-def in_other_order(text: str) -> str:
-    """The text with its sentences in the opposite order."""
-    return " ".join(reversed(re.split(r"(?<=[.!?])\s+", text)))
-
-
 EDITS = {
     "none": lambda text: text,
     "capital letters and punctuation gone": lambda text: re.sub(r"[^\w\s]", "", text.lower()),
     "in the middle of a text three times as long": lambda text: f"{FILLER} {text} {FILLER}",
-    "sentences in the opposite order": in_other_order,
+    "sentences in the opposite order": lambda text: " ".join(reversed(re.split(r"(?<=[.!?])\s+", text))),
     "every 10th word replaced": lambda text: replace_every(text, 10),
     "every 5th word replaced": lambda text: replace_every(text, 5),
     "every 4th word replaced": lambda text: replace_every(text, 4),
@@ -69,8 +61,8 @@ def measure_planted() -> list[dict]:
         data = Data([copies.get(i, example) for i, example in enumerate(examples)])
         near = data.nearest([examples[i] for i in planted], "output")
         by_rouge_l, by_runs = near.rouge_l > 0.7, near.shared > 0.2
-        shares = (by_rouge_l.mean(), by_runs.mean(), (by_rouge_l | by_runs).mean())
-        rows.append({"edit": name, **dict(zip(("rouge_l", "runs", "either"), map(float, shares), strict=True))})
+        found = {"rouge_l": by_rouge_l, "runs": by_runs, "either": by_rouge_l | by_runs}
+        rows.append({"edit": name, **{measure: float(is_found.mean()) for measure, is_found in found.items()}})
     return rows
 
 
@@ -96,18 +88,14 @@ def measure_speed(num_examples: int, num_evaluation: int) -> dict:
     from data.overlap import Data
 
     examples, evaluation = make_examples(num_examples, 0), make_examples(num_evaluation, 1)
-    before_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     Data(examples[:100]).nearest(evaluation[:100], "output")  # warm up
-    times, cpu_start = [time.perf_counter()], time.process_time()
+    start, cpu_start = time.perf_counter(), time.process_time()
     data = Data(examples)
     for part in LENGTHS:
-        times.append(time.perf_counter())
         data.nearest(evaluation, part)
-    times.append(time.perf_counter())
-    steps = [end - start for start, end in itertools.pairwise(times)]
+    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    cpu_sec = time.process_time() - cpu_start
-    return {"sec": times[-1] - times[0], "cpu_sec": cpu_sec, "steps": steps, "peak_mb": peak_mb, "before_mb": before_mb}
+    return {"sec": seconds, "cpu_sec": cpu_seconds, "peak_mb": peak_mb}
 
 
 def main() -> None:
@@ -115,23 +103,15 @@ def main() -> None:
     parser.add_argument("--num_examples", type=int, default=52_000)
     parser.add_argument("--num_evaluation", type=int, default=10_000)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--measure", action="store_true", help="used by the benchmark itself")
     arguments = parser.parse_args()
     sizes = (arguments.num_examples, arguments.num_evaluation)
-    if arguments.measure:
-        print(json.dumps(measure_speed(*sizes)))
-        return
-    flags = ["--num_examples", str(sizes[0]), "--num_evaluation", str(sizes[1]), "--measure"]
-    command = [sys.executable, "-m", "benchmarks.overlap", *flags]
-    speed = median_of([result_of(command) for _ in range(arguments.repeats)], "sec")
+    speed = median_of([in_own_process(measure_speed, *sizes) for _ in range(arguments.repeats)], "sec")
     planted = measure_planted()
     lines = [
         f"{machine()}, median of {arguments.repeats}",
         f"{sizes[0]:,} examples, evaluation set of {sizes[1]:,}: {speed['sec']:.1f} s "
         f"({speed['spread'][0]:.1f} to {speed['spread'][1]:.1f}), processor time {speed['cpu_sec']:.1f} s, "
-        f"peak memory {speed['peak_mb']:,.0f} MB "
-        f"({speed['before_mb']:,.0f} of them the examples)",
-        "  of them " + ", ".join(f"{name} {sec:.1f} s" for name, sec in zip(STEPS, speed["steps"], strict=True)),
+        f"peak memory {speed['peak_mb']:,.0f} MB",
         f"{'edit of a planted copy':<46}{'ROUGE-L':>9}{'8-grams':>9}{'either':>9}",
     ]
     lines += [f"{r['edit']:<46}{r['rouge_l']:>9.1%}{r['runs']:>9.1%}{r['either']:>9.1%}" for r in planted]

@@ -6,33 +6,30 @@ The base is float16, the tuned model float32, both LLaMAs with random weights in
 process of its own; its peak memory is the largest resident set that the kernel saw, imports included. Beside it
 stand `cp` of as many bytes as the command reads, `cp` of as many as it writes, and a script that loads both models.
 What a command reads is in the page cache before a timing starts, if it fits there, and what it writes is on disk when
-the timing ends. Needs 30 GB of disk and, for the script that loads both models, 11 GB of memory; --without_plain
-leaves that one out.
+the timing ends. Needs 30 GB of disk and, for the script that loads both models, 11 GB of memory.
 """
 
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
 import argparse
-import importlib.metadata
 import json
 import os
-import platform
 import shutil
 import statistics
-import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.measure import usage_of
+from benchmarks.measure import in_own_process, machine, median_of, usage_of
 from utils import ROOT
 
 VOCABULARY = 32000
-LAYERS = {"whole": 22, "half": 10}
+NUM_LAYERS = (22, 10)
 
 
-def save_models(folder: Path, num_layers: int) -> None:
-    """Save base (float16, no pad token) and tuned model (float32, with [PAD])."""
+def save_models(folder: Path, num_layers: int) -> int:
+    """Save base (float16, no pad token) and tuned model (float32, with [PAD]), which has so many parameters."""
     import torch
     from tokenizers import Tokenizer, models
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -61,10 +58,11 @@ def save_models(folder: Path, num_layers: int) -> None:
             parameter.add_(torch.randn(parameter.shape), alpha=1e-3)
     model.save_pretrained(folder / "tuned", max_shard_size="1GB")
     tokenizer.save_pretrained(folder / "tuned")
+    return model.num_parameters()
 
 
 def timed(command: list, output: Path, warm: list[Path]) -> dict:
-    """Run a command that writes the folder output: seconds until it has ended and all is on disk, peak memory."""
+    """Run a command that writes the folder output: seconds until it has ended and all is on disk, and the rest."""
     shutil.rmtree(output, ignore_errors=True)
     for file in (file for path in warm for file in path.iterdir()):
         with open(file, "rb", buffering=0) as f:
@@ -74,17 +72,10 @@ def timed(command: list, output: Path, warm: list[Path]) -> dict:
     start = time.perf_counter()
     usage = usage_of(command)
     os.sync()
-    seconds = time.perf_counter() - start
-    written = sum(file.stat().st_size for file in output.rglob("*"))
-    return {
-        "sec": seconds,
-        "cpu_sec": usage.ru_utime + usage.ru_stime,
-        "peak": usage.ru_maxrss * 1024,
-        "written": written,
-    }
+    return {**usage, "sec": time.perf_counter() - start}
 
 
-def benchmark(folder: Path, repeats: int, with_plain: bool) -> list[dict]:
+def benchmark(folder: Path, repeats: int) -> list[dict]:
     """All commands on the models in folder, in rounds, so that each has its share of good and bad moments."""
     base, tuned, diff, recovered = (folder / name for name in ("base", "tuned", "diff", "recovered"))
     copy, script = folder / "copy", ROOT / "weight_diff.py"
@@ -102,12 +93,9 @@ def benchmark(folder: Path, repeats: int, with_plain: bool) -> list[dict]:
     once = [
         ("make_diff --exact True", [*make, "--exact", "True"], diff, [base, tuned]),
         ("recover, exact", back, recovered, [base, diff]),
+        ("both models loaded: make_diff", [*plain, "make_diff", base, tuned, diff], diff, [base, tuned]),
+        ("both models loaded: recover", [*plain, "recover", base, diff, recovered], recovered, [diff]),
     ]
-    if with_plain:
-        once += [
-            ("both models loaded: make_diff", [*plain, "make_diff", base, tuned, diff], diff, [base, tuned]),
-            ("both models loaded: recover", [*plain, "recover", base, diff, recovered], recovered, [diff]),
-        ]
     runs = {name: [] for name, *_ in commands + once}
     for name, command, output, warm in commands * repeats + once:
         runs[name].append(timed(command, output, warm))
@@ -116,12 +104,9 @@ def benchmark(folder: Path, repeats: int, with_plain: bool) -> list[dict]:
     return [
         {
             "command": name,
-            "sec": round(statistics.median(run["sec"] for run in results), 2),
-            "sec_min": round(min(run["sec"] for run in results), 2),
-            "sec_max": round(max(run["sec"] for run in results), 2),
-            "cpu_sec": round(statistics.median(run["cpu_sec"] for run in results), 2),
-            "peak_gb": round(max(run["peak"] for run in results) / 1e9, 3),
-            "written_gb": round(results[0]["written"] / 1e9, 2),
+            **median_of(results, "sec"),
+            "cpu_sec": statistics.median(run["cpu_sec"] for run in results),
+            "peak_mb": max(run["peak_mb"] for run in results),
             "runs": len(results),
         }
         for name, results in runs.items()
@@ -130,56 +115,30 @@ def benchmark(folder: Path, repeats: int, with_plain: bool) -> list[dict]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True, help="a new folder, removed in the end")
+    parser.add_argument("--folder", type=Path, required=True, help="where the models are written, for the time being")
     parser.add_argument(
         "--repeats", type=int, default=3, help="timings of each command; exact mode and the plain script run once"
     )
-    parser.add_argument("--without_plain", action="store_true", help="leave out the script that loads both models")
-    parser.add_argument("--save_models", type=int, metavar="LAYERS", help=argparse.SUPPRESS)  # see below
     arguments = parser.parse_args()
-    if arguments.save_models:
-        return save_models(arguments.folder, arguments.save_models)
-    arguments.folder.mkdir(parents=True)
-    cpu = platform.processor() or platform.machine()
-    with open("/proc/cpuinfo", encoding="utf-8") as f:
-        cpu = next((line.split(":")[1].strip() for line in f if line.startswith("model name")), cpu)
-    machine = {
-        "cpu": f"{len(os.sched_getaffinity(0))} cores, {cpu}",
-        "python": platform.python_version(),
-        **{package: importlib.metadata.version(package) for package in ("torch", "transformers", "safetensors")},
-    }
-    results = {}
-    try:
-        for size, num_layers in LAYERS.items():
-            folder = arguments.folder / size
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    versions = machine("torch", "transformers", "safetensors")
+    print(versions)
+    results = []
+    for num_layers in NUM_LAYERS:
+        with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
             # In a process of its own: the kernel counts this process's memory as that of those it starts.
-            save = [
-                sys.executable,
-                "-m",
-                "benchmarks.weight_diff",
-                "--folder",
-                folder,
-                "--save_models",
-                str(num_layers),
-            ]
-            subprocess.run(save, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            rows = benchmark(folder, arguments.repeats, not arguments.without_plain)
-            index = json.loads((folder / "tuned" / "model.safetensors.index.json").read_text())
-            results[size] = {"parameters": index["metadata"]["total_parameters"], "rows": rows}
-            shutil.rmtree(folder)
-    finally:
-        shutil.rmtree(arguments.folder)
-    print(", ".join(f"{key} {value}" for key, value in machine.items()))
-    for result in results.values():
-        print(f"\n{result['parameters'] / 1e9:.3f} billion parameters, base float16, tuned float32")
-        print(f"{'':36}{'median':>8}{'range':>17}{'runs':>6}{'CPU time':>10}{'peak memory':>13}{'written':>10}")
-        for row in result["rows"]:
-            spread = f"{row['sec_min']:.1f} to {row['sec_max']:.1f} s"
+            num_parameters = in_own_process(save_models, Path(folder), num_layers)
+            rows = benchmark(Path(folder), arguments.repeats)
+        results.append({"parameters": num_parameters, "rows": rows})
+        print(f"\n{num_parameters / 1e9:.3f} billion parameters, base float16, tuned float32")
+        print(f"{'':36}{'median':>8}{'range':>17}{'runs':>6}{'CPU time':>10}{'peak memory':>13}")
+        for row in rows:
+            spread = "{:.1f} to {:.1f} s".format(*row["spread"])
             print(
-                f"{row['command']:36}{row['sec']:>6.1f} s{spread:>17}{row['runs']:>6}{row['cpu_sec']:>8.1f} s", end=""
+                f"{row['command']:36}{row['sec']:>6.1f} s{spread:>17}{row['runs']:>6}{row['cpu_sec']:>8.1f} s"
+                f"{row['peak_mb'] * 2**20 / 1e9:>10.3f} GB"
             )
-            print(f"{row['peak_gb']:>10.3f} GB{row['written_gb']:>7.2f} GB")
-    print("\n" + json.dumps({"machine": machine, "results": results}))
+    print("\n" + json.dumps({"machine": versions, "results": results}))
 
 
 if __name__ == "__main__":

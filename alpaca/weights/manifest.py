@@ -115,7 +115,8 @@ class Manifest:
 
         Values count, not files: shards may be cut otherwise, and a wider number type may hold the same values.
         """
-        digests = stream(_base_sha256, pairs, "checking the base", sum(pair.base_nbytes for pair in pairs))
+        num_bytes = sum(pair.base_numel * ITEMSIZE[pair.base.dtype] for pair in pairs)
+        digests = stream(_base_sha256, pairs, "checking the base", num_bytes)
         expected = [self.tensors[pair.name]["base_sha256"] for pair in pairs]
         wrong = [pair for pair, a, b in zip(pairs, digests, expected, strict=True) if a != b]
         if wrong:
@@ -163,42 +164,35 @@ def read_manifest(path_diff: str) -> Manifest:
 def _misfit(entries: dict) -> str | None:
     """The first part of a manifest that is not of the form above, by its name, or None."""
 
-    def is_hash(text: object) -> bool:
-        return isinstance(text, str) and re.fullmatch("[0-9a-f]{64}", text) is not None
-
-    def is_count(number: object) -> bool:
-        return type(number) is int and number >= 0
-
-    def is_texts(value: object) -> bool:
-        return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+    def is_hash(value: object) -> bool:
+        return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
     def is_inside(name: str) -> bool:
         return not Path(name).is_absolute() and ".." not in Path(name).parts
 
-    kinds = {
+    parts = {
+        "exact": lambda value: isinstance(value, bool),
+        "prefix": lambda value: isinstance(value, str),
+        "tied": lambda value: isinstance(value, dict) and all(isinstance(name, str) for name in value.values()),
+        "twins": lambda value: isinstance(value, list),
+        "tensors": lambda value: isinstance(value, dict) and value,
+        "files": lambda value: isinstance(value, dict) and all(map(is_inside, value)),
+        "buffers": lambda value: isinstance(value, dict),
+    }
+    record_parts = {
         "base_name": lambda value: isinstance(value, str),
         "base_dtype": lambda value: str(value) in model_files.DTYPES,
-        "base_shape": lambda value: isinstance(value, list) and all(map(is_count, value)),
-        "base_rows": is_count,
+        "base_shape": lambda value: isinstance(value, list),
+        "base_rows": lambda value: type(value) is int and value >= 0,
         **dict.fromkeys(("base_sha256", "diff_sha256", "recovered_sha256"), is_hash),
         "deviation": lambda value: isinstance(value, float | int | None),
     }
-    parts = {
-        "exact": isinstance(entries.get("exact"), bool),
-        "prefix": isinstance(entries.get("prefix"), str),
-        "tied": is_texts(entries.get("tied")),
-        "files": is_texts(files := entries.get("files")) and all(map(is_inside, files)),
-        "buffers": is_texts(entries.get("buffers")),
-        "tensors": isinstance(tensors := entries.get("tensors"), dict) and bool(tensors),
-    }
-    parts["twins"] = parts["tensors"] and isinstance(twins := entries.get("twins"), list)
-    parts["twins"] = parts["twins"] and all(str(twin) in tensors for twin in twins)
-    if wrong := [name for name, is_right in parts.items() if not is_right]:
+    if wrong := [part for part, is_right in parts.items() if not is_right(entries.get(part))]:
         return wrong[0]
-    for name, record in tensors.items():
-        if not isinstance(record, dict) or record.keys() != kinds.keys():
+    for name, record in entries["tensors"].items():
+        if not isinstance(record, dict) or record.keys() != record_parts.keys():
             return f"record of {name}"
-        if wrong := [key for key, is_right in kinds.items() if not is_right(record[key])]:
+        if wrong := [part for part, is_right in record_parts.items() if not is_right(record[part])]:
             return f"{wrong[0]} of {name}"
     return None
 

@@ -8,7 +8,6 @@ slices, and how all pairs are worked on by several threads.
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
 import collections
-import contextlib
 import dataclasses
 import functools
 import math
@@ -20,14 +19,7 @@ from concurrent import futures
 from pathlib import Path
 
 from alpaca.inference.local import NO_CODE, TOKENIZER_FILES, load_errors_in_one_line, num_rows_of
-from alpaca.weights.model_files import (
-    DTYPES,
-    EXACT_PREFIX,
-    ITEMSIZE,
-    Shards,
-    StoredTensor,
-    torch_dtype,
-)
+from alpaca.weights.model_files import DTYPES, EXACT_PREFIX, ITEMSIZE, Shards, StoredTensor, torch_dtype
 from utils import UserError, jload
 
 SLICE = 1 << 17  # elements at a time: small enough for the processor's caches
@@ -104,19 +96,6 @@ class Pair:
     @property
     def base_numel(self) -> int:
         return self.base_rows * math.prod(self.base.shape[1:])
-
-    @property
-    def base_nbytes(self) -> int:
-        return self.base_numel * ITEMSIZE[self.base.dtype]
-
-    @property
-    def nbytes(self) -> int:
-        return self.source.nbytes + self.base_nbytes
-
-    def nbytes_of_slice(self, start: int, stop: int) -> int:
-        """What is read for a slice."""
-        from_base = ITEMSIZE[self.base.dtype] if start < self.base_numel else 0
-        return (stop - start) * (ITEMSIZE[self.source.dtype] + from_base)
 
     def slices(self) -> Iterator[tuple[int, int]]:
         """Ranges of elements, none of which holds elements both of the base and of its mean."""
@@ -270,6 +249,7 @@ def stream(work: Callable, pairs: list[Pair], label: str, num_bytes: int, *argum
     Reading, arithmetic (torch), hashing and writing release the interpreter lock, so that threads which each take a
     whole tensor overlap them. work calls advance(bytes) after each slice. The first error ends all.
     """
+    import torch
     from tqdm import tqdm
 
     lock, stop = threading.Lock(), threading.Event()
@@ -281,29 +261,15 @@ def stream(work: Callable, pairs: list[Pair], label: str, num_bytes: int, *argum
         with lock:
             bar.update(count)
 
-    # One thread for each core, eight at most: then memory or disk are the limit.
-    with bar, one_torch_thread(), futures.ThreadPoolExecutor(max(2, min(8, os.cpu_count() or 2))) as pool:
+    # One thread for each core, eight at most: then memory or disk are the limit. torch's own would get in their way.
+    num_threads = max(2, min(8, os.cpu_count() or 2))
+    with bar, futures.ThreadPoolExecutor(num_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         jobs = [pool.submit(work, pair, advance, *arguments) for pair in pairs]
         try:
-            futures.wait(jobs, return_when=futures.FIRST_EXCEPTION)
-            for job in jobs:
-                if job.done():
-                    job.result()  # raises the error, if it was this one
+            for job in futures.as_completed(jobs):
+                job.result()  # raises the error, if it was this one
         except BaseException:
             stop.set()
             pool.shutdown(cancel_futures=True)
             raise
         return [job.result() for job in jobs]
-
-
-@contextlib.contextmanager
-def one_torch_thread() -> Iterator[None]:
-    """The threads of stream are enough; torch's own would get in their way."""
-    import torch
-
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(num_threads)
