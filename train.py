@@ -397,6 +397,7 @@ def train_as_told(
     if training_args.compile_layers:
         compile_layers(model)
     stop_on_sigterm = SaveAndStopOnSigterm()
+    training_args.eval_on_start = data_module["eval_dataset"] is not None and not checkpoint
     trainer = AlpacaTrainer(
         model=model,
         args=training_args,
@@ -404,6 +405,8 @@ def train_as_told(
         callbacks=[stop_on_sigterm],
         **data_module,
     )
+    if data_module["eval_dataset"] is not None:
+        trainer.add_callback(evaluation.EvaluateAtTheEnd)
     if trainer.pop_callback(transformers.trainer_callback.ProgressCallback):
         trainer.add_callback(ProgressBar)
     result = trainer.train(resume_from_checkpoint=checkpoint)

@@ -13,10 +13,7 @@ The settings take turns in each of the repeats, whose medians count. Ends with a
 import argparse
 import json
 import os
-import platform
 import resource
-import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,7 +21,7 @@ from pathlib import Path
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed looks for a GPU and says that there is none
 
-from benchmarks.measure import largest_difference, median_of
+from benchmarks.measure import largest_difference, machine, median_of, result_of
 from utils import ROOT
 
 GLOBAL_BATCH, MICRO_BATCH = 64, 8
@@ -37,54 +34,41 @@ SETTINGS = {  # name: (number of processes, threads of each, flags)
 }
 
 
-def train_with_a_clock(times_path: str) -> None:
-    """train.py's main(), as its command line says; rank 0 writes when each step was logged, and its peak memory."""
+def train_with_a_clock() -> None:
+    """train.py's main(), as its command line says; rank 0 prints when each step was logged, and what it took."""
     import train
 
-    times = []
+    times, losses = [], []
 
     class ClockedTrainer(train.AlpacaTrainer):
         def log(self, logs, start_time=None):
             if "loss" in logs:
                 times.append(time.perf_counter())
+                losses.append(logs["loss"])
             super().log(logs, start_time)
 
     train.AlpacaTrainer = ClockedTrainer
     train.main()
     if os.environ.get("RANK", "0") == "0":
-        peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        Path(times_path).write_text(json.dumps({"times": times, "peak_gb": peak_bytes / 1e9}))
+        peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+        print(json.dumps({"times": times, "losses": losses, "peak_gb": peak_gb}))
 
 
-def measure(setting: str, folder: Path, data_path: str, num_steps: int) -> dict:
+def measure(setting: str, folder: str, data_path: str, num_steps: int) -> dict:
     num_processes, num_threads, flags = SETTINGS[setting]
+    command = ["env", f"OMP_NUM_THREADS={num_threads}", sys.executable]
+    if num_processes > 1:
+        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={num_processes}"]
+        command += ["--no-python", sys.executable]
+    command += ["-c", "from benchmarks.distributed import train_with_a_clock; train_with_a_clock()"]
+    command += ["--model_name_or_path", folder, "--data_path", data_path, *flags]
+    accumulation = GLOBAL_BATCH // MICRO_BATCH // num_processes
+    command += f"--per_device_train_batch_size {MICRO_BATCH} --gradient_accumulation_steps {accumulation}".split()
+    command += f"--max_steps {num_steps + 1} --logging_steps 1 --save_strategy no --use_cpu True".split()
     with tempfile.TemporaryDirectory() as output_dir:
-        times_path = Path(output_dir) / "times.json"
-        command = [sys.executable, "-m", "benchmarks.distributed", "--clock", str(times_path)]
-        if num_processes > 1:
-            with socket.socket() as s:
-                s.bind(("127.0.0.1", 0))
-                port = s.getsockname()[1]
-            launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={num_processes}", f"--master_port={port}"]
-            command[1:1] = launcher
-        command += ["--model_name_or_path", str(folder), "--data_path", data_path, "--output_dir", output_dir]
-        accumulation = GLOBAL_BATCH // MICRO_BATCH // num_processes
-        command += f"--per_device_train_batch_size {MICRO_BATCH} --gradient_accumulation_steps {accumulation}".split()
-        command += f"--max_steps {num_steps + 1} --logging_steps 1 --save_strategy no --use_cpu True".split()
-        command += flags
-        environment = {**os.environ, "OMP_NUM_THREADS": str(num_threads), "HF_HUB_OFFLINE": "1"}
-        out = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-        if out.returncode:
-            raise SystemExit(out.stderr[-3000:])
-        result = json.loads(times_path.read_text())
-        losses = json.loads((Path(output_dir) / "trainer_state.json").read_text())["log_history"]
-    seconds = result["times"][-1] - result["times"][0]
-    return {
-        "setting": setting,
-        "examples_per_sec": num_steps * GLOBAL_BATCH / seconds,
-        "peak_gb": result["peak_gb"],
-        "losses": [entry["loss"] for entry in losses if "loss" in entry],
-    }
+        result = result_of([*command, "--output_dir", output_dir])
+    times = result.pop("times")
+    return {"setting": setting, "examples_per_sec": num_steps * GLOBAL_BATCH / (times[-1] - times[0]), **result}
 
 
 def main() -> None:
@@ -101,35 +85,27 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         make_model(Path(folder), arguments.data_path)
         runs = [
-            measure(setting, Path(folder), arguments.data_path, arguments.num_steps)
+            measure(setting, folder, arguments.data_path, arguments.num_steps)
             for _ in range(arguments.repeats)
             for setting in SETTINGS
         ]
     print(
         f"{Path(arguments.data_path).name}, global batch {GLOBAL_BATCH}, {arguments.num_steps} steps, "
-        f"{arguments.repeats} repeats; torch {torch.__version__}, transformers {transformers.__version__}, "
-        f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores"
+        f"{arguments.repeats} repeats; torch {torch.__version__}, transformers {transformers.__version__}, {machine()}"
     )
-    heads = f"{'setting':<22}{'examples/s':>12}{'(min-max)':>15}{'peak GB of rank 0':>19}"
-    print(f"{heads}{'last loss':>12}{'|loss - first|':>16}")
+    print(f"{'setting':<22}{'examples/s':>12}{'x first':>9}{'peak GB of rank 0':>19}{'|loss - first|':>16}")
     rows = []
     for setting in SETTINGS:
-        same = [run for run in runs if run["setting"] == setting]
-        row = median_of(same, "examples_per_sec")
-        row["max_difference"] = largest_difference(row["losses"], runs[0]["losses"])
+        row = median_of([run for run in runs if run["setting"] == setting], "examples_per_sec")
         rows.append(row)
-        spread = "{:.1f}-{:.1f}".format(*row["spread"])
+        row["speedup"] = row["examples_per_sec"] / rows[0]["examples_per_sec"]
+        row["max_difference"] = largest_difference(row["losses"], rows[0]["losses"])
         print(
-            f"{setting:<22}{row['examples_per_sec']:>12.1f}{spread:>15}{row['peak_gb']:>19.2f}{row['losses'][-1]:>12.4f}"
+            f"{setting:<22}{row['examples_per_sec']:>12.1f}{row['speedup']:>9.2f}{row['peak_gb']:>19.2f}"
             f"{row['max_difference']:>16.1e}"
         )
     print(json.dumps({"data": Path(arguments.data_path).name, "rows": rows}))
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--clock"]:
-        times_path = sys.argv.pop(2)
-        sys.argv.pop(1)
-        train_with_a_clock(times_path)
-    else:
-        main()
+    main()

@@ -13,6 +13,7 @@ in length, and SmolLM2-135M. Saves benchmarks/results/inference.txt, its last li
 
 import argparse
 import contextlib
+import functools
 import io
 import json
 import random
@@ -24,10 +25,11 @@ from pathlib import Path
 import torch
 import transformers
 
+from alpaca.inference.local import LocalModel, load_model
 from benchmarks.measure import machine, print_and_save
 from compare import generate
 from configs import tiny_models
-from utils import ROOT, format_prompt
+from utils import ROOT
 
 NUM_TASKS = 32
 MAX_NEW_TOKENS = 96
@@ -63,11 +65,12 @@ def write_tasks(path: Path) -> list[dict]:
     return tasks
 
 
-def generated(model, tokenizer, prompts: list[str]) -> list[list[int]]:
+def generated(local: LocalModel, prompts: list[str]) -> list[list[int]]:
     """The ids that model.generate adds to each prompt of a batch."""
-    inputs = tokenizer(prompts, return_tensors="pt", padding=len(prompts) > 1, padding_side="left")
+    inputs = local.tokenizer(prompts, return_tensors="pt", padding=len(prompts) > 1, padding_side="left")
+    inputs = inputs.to(local.model.device)
     with torch.inference_mode():
-        ids = model.generate(
+        ids = local.model.generate(
             input_ids=inputs.input_ids,
             attention_mask=inputs.attention_mask,
             max_new_tokens=MAX_NEW_TOKENS,
@@ -77,27 +80,24 @@ def generated(model, tokenizer, prompts: list[str]) -> list[list[int]]:
     return ids[:, inputs.input_ids.shape[1] :].tolist()
 
 
-def one_by_one(model, tokenizer, prompts: list[str]) -> list[list[int]]:
-    return [ids for prompt in prompts for ids in generated(model, tokenizer, [prompt])]
+def one_by_one(local: LocalModel, prompts: list[str]) -> list[list[int]]:
+    return [ids for prompt in prompts for ids in generated(local, [prompt])]
 
 
-def sorted_batches(model, tokenizer, prompts: list[str]) -> list[list[int]]:
+def sorted_batches(local: LocalModel, prompts: list[str]) -> list[list[int]]:
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     ids: dict[int, list[int]] = {}
     for start in range(0, len(order), BATCH_SIZE):
         batch = order[start : start + BATCH_SIZE]
-        ids.update(zip(batch, generated(model, tokenizer, [prompts[i] for i in batch]), strict=True))
+        ids.update(zip(batch, generated(local, [prompts[i] for i in batch]), strict=True))
     return [ids[i] for i in range(len(prompts))]
 
 
-def continuous(model, tokenizer, prompts: list[str]) -> list[list[int]]:
+def continuous(local: LocalModel, prompts: list[str]) -> list[list[int]]:
     settings = transformers.GenerationConfig(
-        max_new_tokens=MAX_NEW_TOKENS,
-        do_sample=False,
-        eos_token_id=model.generation_config.eos_token_id,
-        pad_token_id=0,
+        max_new_tokens=MAX_NEW_TOKENS, do_sample=False, eos_token_id=sorted(local.eos_ids), pad_token_id=0
     )
-    results = model.generate_batch([tokenizer(prompt).input_ids for prompt in prompts], generation_config=settings)
+    results = local.model.generate_batch([local.encode(prompt) for prompt in prompts], generation_config=settings)
     by_number = sorted(results.values(), key=lambda result: int(result.request_id.rpartition("_")[2]))
     return [result.generated_tokens for result in by_number]
 
@@ -122,20 +122,17 @@ def measure(name: str, folder: Path, repeats: int) -> dict:
     if name in RANDOM_MODELS:
         save_model(path, *RANDOM_MODELS[name])
     tasks = write_tasks(folder / "tasks.json")
-    model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(path)
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # which batches take, and nothing else
-    prompts = [format_prompt(**task) for task in tasks]
-    eos_ids = model.generation_config.eos_token_id
-    eos_ids = eos_ids if isinstance(eos_ids, list) else [eos_ids]
+    local = load_model(str(path), prompt="alpaca")
+    local.tokenizer.pad_token = local.tokenizer.pad_token or local.tokenizer.eos_token  # which batches take alone
+    prompts = [local.prompt(**task) for task in tasks]
 
     def texts_of(way) -> list[str]:
-        all_ids = [[i for i in ids if i not in eos_ids] for ids in way(model, tokenizer, prompts)]
-        return [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in all_ids]
+        all_ids = [[i for i in ids if i not in local.eos_ids] for ids in way(local, prompts)]
+        return [local.decode(ids).strip() for ids in all_ids]
 
-    ways = {label: lambda way=way: texts_of(way) for label, way in LIBRARY.items()}
+    ways = {label: functools.partial(texts_of, way) for label, way in LIBRARY.items()}
     ways["compare.py generate"] = lambda: command(path, folder / "tasks.json", folder / "out.json")
-    num_tokens = sum(map(len, one_by_one(model, tokenizer, prompts)))  # also to warm up
+    one_by_one(local, prompts)  # to warm up
     seconds: dict[str, list[float]] = {label: [] for label in ways}
     texts = {}
     for _ in range(repeats):
@@ -146,9 +143,6 @@ def measure(name: str, folder: Path, repeats: int) -> dict:
     expected = texts["generate, one by one"]
     return {
         "model": name,
-        "parameters": model.num_parameters(),
-        "prompt tokens": round(statistics.mean(len(tokenizer(prompt).input_ids) for prompt in prompts), 1),
-        "response tokens": round(num_tokens / NUM_TASKS, 1),
         "seconds": {label: statistics.median(times) for label, times in seconds.items()},
         "equal": {label: sum(a == b for a, b in zip(found, expected, strict=True)) for label, found in texts.items()},
     }
@@ -170,7 +164,7 @@ def main() -> None:
         f"most {MAX_NEW_TOKENS} tokens in an answer; medians of {arguments.repeats}"
     ]
     for result in results:
-        lines.append("{model}: {prompt tokens} tokens in a prompt, {response tokens} in a response".format(**result))
+        lines.append(result["model"])
         one_by_one_sec = result["seconds"]["generate, one by one"]
         for label, sec in result["seconds"].items():
             equal = f"{result['equal'][label]} of {NUM_TASKS} equal"

@@ -13,7 +13,6 @@ table names them: several data files give a table each. Ends with a line of JSON
 
 import json
 import os
-import platform
 import resource
 import sys
 import tempfile
@@ -22,28 +21,17 @@ from pathlib import Path
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed looks for a GPU and says that there is none
 
-from benchmarks.measure import largest_difference, median_of, result_of
+from benchmarks.measure import largest_difference, machine, median_of, result_of
 from utils import ROOT
 
-VARIANTS = {
-    "a plain": "transformers.Trainer",
-    "b trl": "TRL SFTTrainer, defaults",
-    "b trl grouped": "TRL SFTTrainer, group_by_length",
-    "c ours": "train.py",
+TRL = {"max_length": 512, "bf16": False, "gradient_checkpointing": False}
+VARIANTS = {  # name: (trainer, its flags)
+    "transformers.Trainer": ("plain", {}),
+    "TRL SFTTrainer, defaults": ("trl", TRL),
+    "TRL SFTTrainer, group_by_length": ("trl", {**TRL, "train_sampling_strategy": "group_by_length"}),
+    "train.py": ("ours", {}),
 }
 GLOBAL_BATCH, MICRO_BATCHES = 64, (4, 16)
-SPECIAL_TOKENS = ["<unk>", "<s>", "</s>", "<pad>"]  # with ids 0 to 3
-
-
-def save_tokenizer(tokenizer, folder: Path) -> None:
-    """Save it as from_pretrained loads it, with SPECIAL_TOKENS and <s> before every text."""
-    import transformers
-    from tokenizers import processors
-
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<pad>"
-    ).save_pretrained(folder)
 
 
 def make_model(folder: Path, data_path: str) -> None:
@@ -52,34 +40,19 @@ def make_model(folder: Path, data_path: str) -> None:
     import transformers
 
     from alpaca.examples import load_examples
-    from configs.tiny_models import byte_level_tokenizer
+    from configs.tiny_models import llama_tokenizer
     from utils import format_prompt
 
     examples = load_examples(data_path)
-    texts = (format_prompt(e["instruction"], e["input"]) + e["output"] for e in examples)
-    save_tokenizer(byte_level_tokenizer(SPECIAL_TOKENS, 8192, texts), folder)
+    tokenizer = llama_tokenizer(8192, (format_prompt(e["instruction"], e["input"]) + e["output"] for e in examples))
+    tokenizer.pad_token = tokenizer.unk_token  # which no text has
+    tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
         vocab_size=8192, hidden_size=256, intermediate_size=688, num_hidden_layers=6, num_attention_heads=4,
-        num_key_value_heads=4, bos_token_id=1, eos_token_id=2, pad_token_id=3, tie_word_embeddings=False,
+        num_key_value_heads=4, bos_token_id=1, eos_token_id=2, pad_token_id=0, tie_word_embeddings=False,
     )  # fmt: skip
     transformers.LlamaForCausalLM(config).save_pretrained(folder)
-
-
-def trainer_arguments(micro_batch: int, num_steps: int, output_dir: str) -> dict:
-    return {
-        "output_dir": output_dir,
-        "per_device_train_batch_size": micro_batch,
-        "gradient_accumulation_steps": GLOBAL_BATCH // micro_batch,
-        "max_steps": num_steps,
-        "learning_rate": 1e-3,
-        "lr_scheduler_type": "constant",
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": "none",
-        "use_cpu": True,
-        "disable_tqdm": True,
-    }
 
 
 def trl_dataset(data_path: str, tokenizer):
@@ -96,64 +69,82 @@ def trl_dataset(data_path: str, tokenizer):
     return datasets.Dataset.from_list(rows)
 
 
-def make_trainer(variant: str, folder: str, data_path: str, arguments: dict):
+def make_trainer(kind: str, model, tokenizer, data_path: str, **flags):
+    """A transformers.Trainer ("plain"), TRL's SFTTrainer ("trl") or train.py's ("ours"), which logs every step."""
     import transformers
 
     import train
 
-    tokenizer = train.load_tokenizer(folder, None, 512)[0]
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
-    if variant.startswith("b"):
+    flags |= {"logging_steps": 1, "save_strategy": "no", "report_to": "none", "disable_tqdm": True}
+    if kind == "trl":
         import trl
 
-        if variant == "b trl grouped":
-            arguments["train_sampling_strategy"] = "group_by_length"
-        args = trl.SFTConfig(**arguments, max_length=512, bf16=False, gradient_checkpointing=False)
-        return trl.SFTTrainer(model, args, train_dataset=trl_dataset(data_path, tokenizer), processing_class=tokenizer)
+        dataset = trl_dataset(data_path, tokenizer)
+        return trl.SFTTrainer(model, trl.SFTConfig(**flags), train_dataset=dataset, processing_class=tokenizer)
     common = {
         "train_dataset": train.SupervisedDataset(data_path, tokenizer),
         "data_collator": train.DataCollatorForSupervisedDataset(tokenizer),
         "processing_class": tokenizer,
     }
-    if variant == "a plain":
-        return transformers.Trainer(model, transformers.TrainingArguments(**arguments), **common)
+    if kind == "plain":
+        return transformers.Trainer(model, transformers.TrainingArguments(**flags), **common)
+    args = train.TrainingArguments(**flags)
     train.compute_loss_on_response_only(model)
-    return train.AlpacaTrainer(model, train.TrainingArguments(**arguments), **common)
+    if args.compile_layers:
+        train.compile_layers(model)
+    return train.AlpacaTrainer(model, args, **common)
 
 
-def run(variant: str, micro_batch: int, num_steps: int, folder: str, data_path: str) -> None:
-    """Train for num_steps + 1 steps and print one line of JSON."""
+def train_by_the_clock(trainer) -> tuple[list[float], list[float]]:
+    """Train; when each step ended, in seconds, and its loss."""
     import torch
     import transformers
 
-    torch.set_num_threads(2)
-    transformers.utils.logging.set_verbosity_error()
     times = []
 
     class Clock(transformers.TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
             times.append(time.perf_counter())
 
+    trainer.add_callback(Clock())
+    trainer.train()
+    return times, [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def measure(variant: str, micro_batch: int, num_steps: int, folder: str, data_path: str) -> dict:
+    """Train for num_steps + 1 steps, and return what was measured of all but the first."""
+    import torch
+    import transformers
+
+    import train
+
+    torch.set_num_threads(2)
+    transformers.utils.logging.set_verbosity_error()
+    tokenizer = train.load_tokenizer(folder, None, 512)[0]
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+    kind, flags = VARIANTS[variant]
     with tempfile.TemporaryDirectory() as output_dir:
-        arguments = trainer_arguments(micro_batch, num_steps + 1, output_dir)
-        trainer = make_trainer(variant, folder, data_path, arguments)
-        before_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        trainer.add_callback(Clock())
-        trainer.train()
-    result = {
+        trainer = make_trainer(
+            kind, model, tokenizer, data_path, output_dir=output_dir, per_device_train_batch_size=micro_batch,
+            gradient_accumulation_steps=GLOBAL_BATCH // micro_batch, max_steps=num_steps + 1, learning_rate=1e-3,
+            lr_scheduler_type="constant", use_cpu=True, **flags,
+        )  # fmt: skip
+        times, losses = train_by_the_clock(trainer)
+    return {
         "variant": variant,
         "micro_batch": micro_batch,
         "examples_per_sec": num_steps * GLOBAL_BATCH / (times[-1] - times[0]),
         "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
-        "before_training_gb": before_bytes / 1e9,
-        "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
+        "losses": losses,
     }
-    print(json.dumps(result))
 
 
-def in_a_process(variant: str, micro_batch: int, num_steps: int, folder: str, data_path: str) -> dict:
-    call = f"run({variant!r}, {micro_batch}, {num_steps}, {folder!r}, {data_path!r})"
-    return result_of([sys.executable, "-c", f"from benchmarks.training import run; {call}"])
+def in_a_process(module: str, *arguments) -> dict:
+    """What measure(*arguments) of a module returns in a process of its own."""
+    call = f"print(json.dumps(measure(*{arguments!r})))"
+    return result_of([sys.executable, "-c", f"import json; from {module} import measure; {call}"])
 
 
 def length_summary(folder: str, data_path: str) -> str:
@@ -200,12 +191,14 @@ def table(data_path: str, num_steps: int, repeats: int) -> list[dict]:
         print(length_summary(folder, data_path))
         for _ in range(repeats):
             for micro_batch in MICRO_BATCHES:
-                runs += [in_a_process(variant, micro_batch, num_steps, folder, data_path) for variant in VARIANTS]
-    heads = ("micro-batch", "examples/s", "x plain", "peak GB", "last loss", "|loss - plain|")
+                for variant in VARIANTS:
+                    arguments = (variant, micro_batch, num_steps, folder, data_path)
+                    runs.append(in_a_process("benchmarks.training", *arguments))
+    heads = ("micro-batch", "examples/s", "x plain", "peak GB", "|loss - plain|")
     print(f"{'trainer':<34}" + "".join(f"{head:>15}" for head in heads))
     for micro_batch in MICRO_BATCHES:
         plain = None
-        for variant, name in VARIANTS.items():
+        for variant in VARIANTS:
             same = [run for run in runs if (run["variant"], run["micro_batch"]) == (variant, micro_batch)]
             row = {"data": Path(data_path).name, **median_of(same, "examples_per_sec")}
             plain = plain or row
@@ -213,23 +206,19 @@ def table(data_path: str, num_steps: int, repeats: int) -> list[dict]:
             row["max_difference"] = largest_difference(row["losses"], plain["losses"])
             rows.append(row)
             print(
-                f"{name:<34}{micro_batch:>15}{row['examples_per_sec']:>15.1f}{row['speedup']:>15.2f}"
-                f"{row['peak_gb']:>15.2f}{row['losses'][-1]:>15.4f}{row['max_difference']:>15.1e}",
+                f"{variant:<34}{micro_batch:>15}{row['examples_per_sec']:>15.1f}{row['speedup']:>15.2f}"
+                f"{row['peak_gb']:>15.2f}{row['max_difference']:>15.1e}",
                 flush=True,
             )
     return rows
 
 
 def main(data_path: list[str], num_steps: int, repeats: int) -> None:
-    import accelerate
     import torch
     import transformers
     import trl
 
-    versions = (
-        f"torch {torch.__version__}, transformers {transformers.__version__}, accelerate {accelerate.__version__}, "
-        f"trl {trl.__version__}, {platform.machine()}, 2 threads"
-    )
+    versions = f"torch {torch.__version__}, transformers {transformers.__version__}, trl {trl.__version__}, {machine()}"
     print(f"global batch {GLOBAL_BATCH}, {num_steps} steps, {repeats} repeats; {versions}")
     rows = [row for path in data_path for row in table(path, num_steps, repeats)]
     print(json.dumps({"versions": versions, "rows": rows}))

@@ -212,8 +212,9 @@ def test_a_card_takes_no_other_files_place_and_keeps_no_token(tiny_llama, data_p
         with pytest.raises(UserError, match=f"{name}: not written by train.py"):
             train_here(monkeypatch, tiny_llama, data_path, folder)
         assert (folder / name).read_text() == "mine"
-    monkeypatch.setattr("sys.argv", ["train.py", "--hub_token", "hf_secret", "--hub_token=hf_secret", "--bf16", "True"])
-    assert card.command_line() == "train.py --hub_token ... --hub_token=... --bf16 True"
+    tokens = ["--hub_token", "hf_secret", "--hub_token=hf_secret", "--hub-token", "hf_secret"]
+    monkeypatch.setattr("sys.argv", ["train.py", *tokens, "--bf16", "True"])
+    assert card.command_line() == "train.py --hub_token ... --hub_token=... --hub-token ... --bf16 True"
 
 
 # ---- The Hub ----

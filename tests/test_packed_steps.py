@@ -11,10 +11,10 @@ import train
 from alpaca.training import packed_steps, response_loss
 from alpaca.training.packed_steps import (
     DOCUMENTS_MULTIPLE,
-    EpochOfSteps,
     PackedRow,
     Steps,
     attention_for_rows,
+    begin_epoch,
     cut,
     step_loader,
 )
@@ -112,12 +112,12 @@ def test_a_loader_with_workers_goes_on_with_the_next_epoch():
     for num_workers in (0, 1):
         loader = step_loader(steps, num_workers=num_workers)
         for epoch in (0, 1):
-            loader.sampler.set_epoch(epoch)
+            begin_epoch(loader, epoch)
             for k, step in enumerate(loader):
                 lengths = [len(example["input_ids"]) for batch in step["micro_batches"] for example in batch]
                 expected = examples.lengths[steps.examples_of(2 * epoch + k)]
                 assert sorted(lengths) == sorted(expected.tolist())
-    assert list(EpochOfSteps(2)) == [0, 1]
+    assert list(step_loader(steps).sampler) == [0, 1]
 
 
 def test_a_row_holds_examples_one_after_another_each_with_positions_of_its_own():

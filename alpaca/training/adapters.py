@@ -29,7 +29,7 @@ def check(lora_args: LoraArguments, meta_model: torch.nn.Module, init_from_confi
         raise UserError(f"--lora_rank {lora_args.lora_rank}: takes a rank from 1, or 0 to train all weights.")
     if init_from_config:
         raise UserError("--lora_rank adapts weights that exist; --init_from_config True starts from none.")
-    names = {name.rpartition(".")[2] for name, module in meta_model.named_modules() if is_linear(module)}
+    names = {name for name, _ in linear_layers(meta_model)}
     for name in lora_args.lora_target_modules:
         if name not in names:
             raise UserError(f"--lora_target_modules {name}: the model's linear layers are {', '.join(sorted(names))}.")
@@ -52,17 +52,16 @@ def check_quantization(lora_args: LoraArguments, config: transformers.Pretrained
         raise UserError(f"{config.name_or_path}: its weights are quantized ({method}); leave --load_in_4bit out.")
 
 
-def is_linear(module: torch.nn.Module) -> bool:
-    return isinstance(module, torch.nn.Linear)
+def linear_layers(model: torch.nn.Module) -> list[tuple[str, torch.nn.Linear]]:
+    """("q_proj", the layer) of each linear layer."""
+    modules = [(name.rpartition(".")[2], module) for name, module in model.named_modules()]
+    return [(name, module) for name, module in modules if isinstance(module, torch.nn.Linear)]
 
 
 def num_adapter_parameters(lora_args: LoraArguments, meta_model: torch.nn.Module) -> int:
     """rank x (inputs + outputs) for each layer that gets an adapter."""
-    return sum(
-        lora_args.lora_rank * (module.in_features + module.out_features)
-        for name, module in meta_model.named_modules()
-        if is_linear(module) and name.rpartition(".")[2] in lora_args.lora_target_modules
-    )
+    adapted = [layer for name, layer in linear_layers(meta_model) if name in lora_args.lora_target_modules]
+    return lora_args.lora_rank * sum(layer.in_features + layer.out_features for layer in adapted)
 
 
 def quantization_config() -> transformers.BitsAndBytesConfig:

@@ -91,7 +91,6 @@ def check_processes(training_args: transformers.TrainingArguments) -> None:
 # ---- Flags ----
 
 # What each number may be, both ends included; NaN and infinity are in no range.
-TINY = 1e-12
 RANGES = {
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), (1, math.inf)),
     **dict.fromkeys(("gradient_accumulation_steps", "model_max_length", "max_examples"), (1, math.inf)),
@@ -100,7 +99,7 @@ RANGES = {
     **dict.fromkeys(("learning_rate", "weight_decay", "max_grad_norm"), (0, 1e30)),  # torch stops at 3e38
     **dict.fromkeys(("warmup_steps", "warmup_ratio"), (0, math.inf)),
     **dict.fromkeys(("adam_beta1", "adam_beta2", "lora_dropout"), (0, 1 - 1e-9)),
-    **dict.fromkeys(("num_train_epochs", "adam_epsilon"), (TINY, math.inf)),
+    **dict.fromkeys(("num_train_epochs", "adam_epsilon"), (1e-12, math.inf)),
     **dict.fromkeys(("seed", "data_seed"), (0, 2**32 - 1)),
     **dict.fromkeys(("dataloader_num_workers", "lora_rank", "lora_alpha", "label_smoothing_factor"), (0, math.inf)),
 }
@@ -292,23 +291,20 @@ def parse_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments,
         raise UserError(message)
 
     parser.error = refuse
+    config_path = parser.parse_known_args(argv)[0].config
+    if config_path:
+        argv = [*flags.flags_in(config_path), *argv]
     namespace, unknown = parser.parse_known_args(argv)
-    if namespace.config:
-        argv = [*flags.flags_in(namespace.config), *argv]
-        unknown = parser.parse_known_args(argv)[1]
     if unknown:
         raise UserError(f"cannot place {unknown[0]!r}: write --flag value, and quote values with spaces.")
-    namespace = parser.parse_known_args(argv)[0]
-    on_gpu = not (namespace.use_cpu or namespace.no_cuda or namespace.deepspeed)
-    if on_gpu and (namespace.fsdp or (namespace.bf16 and not namespace.load_in_4bit)):
-        on_one_gpu = fsdp_on_one_gpu()
-        if on_one_gpu and not namespace.fsdp:
-            argv = [*argv, "--fsdp", on_one_gpu["fsdp"]]
     check_ranges(vars(namespace), RANGES)
     if namespace.max_steps != -1 and namespace.max_steps < 1:
         raise UserError(f"--max_steps {namespace.max_steps}: takes a number from 1, or -1 for --num_train_epochs.")
-    if namespace.fsdp and (namespace.use_cpu or namespace.no_cuda or torch.cuda.device_count() == 0):
+    on_cpu = namespace.use_cpu or namespace.no_cuda or torch.cuda.device_count() == 0
+    if namespace.fsdp and (on_cpu or torch.cuda.device_count() == 1):
         be_a_group_of_one()  # a checkpoint of several processes can then be continued by one
+    elif namespace.bf16 and not (namespace.fsdp or on_cpu or namespace.deepspeed or namespace.load_in_4bit):
+        argv = [*argv, *(f"--{name}={value}" for name, value in fsdp_on_one_gpu().items())]
     if namespace.data_path is None:
         raise UserError("--data_path is missing: a JSON, JSON lines or Parquet file, or a dataset on the Hub.")
     try:

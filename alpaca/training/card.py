@@ -6,7 +6,9 @@ train.py writes both beside the model, and uploads the folder where --push_to_hu
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
 import contextlib
+import importlib.metadata
 import platform
+import re
 import shlex
 import sys
 from collections.abc import Iterator
@@ -69,6 +71,8 @@ def text_of(model_args, lora_args, training_args, train_dataset, log: list[dict]
         pipeline_tag="text-generation",
         tags=["alpaca"],
     )
+    versions = [("Python", platform.python_version())]
+    versions += [(name, importlib.metadata.version(name)) for name in ("torch", "transformers", "accelerate")]
     rows = zip(train_dataset.paths, train_dataset.file_sizes, train_dataset.sha256, strict=True)
     parts = [
         f"---\n{metadata.to_yaml()}\n---\n{MARK}",
@@ -85,7 +89,7 @@ def text_of(model_args, lora_args, training_args, train_dataset, log: list[dict]
         "## Hyperparameters",
         table(("flag", "value"), hyperparameters(lora_args, training_args)),
         "## Versions and command",
-        ", ".join(versions()),
+        ", ".join(f"{name} {version}" for name, version in versions),
         f"```\n{command_line()}\n```",
         "## Licence",
         "A model tuned from another one falls under the licence of that model, and under the terms of the data it was "
@@ -115,28 +119,13 @@ def hyperparameters(lora_args: LoraArguments, args: TrainingArguments) -> list[t
     ).split()
     rows = [(name, getattr(getattr(args, name), "value", getattr(args, name))) for name in names]
     if lora_args.lora_rank:
-        rows += [(name, value) for name, value in vars(lora_args).items()]
+        rows += vars(lora_args).items()
     return rows
-
-
-def versions() -> list[str]:
-    import accelerate
-    import torch
-    import transformers
-
-    libraries = (torch, transformers, accelerate)
-    return [f"Python {platform.python_version()}", *(f"{lib.__name__} {lib.__version__}" for lib in libraries)]
 
 
 def command_line() -> str:
     """The command as it was typed, without the secret that it may hold."""
-    words = list(sys.argv)
-    for i, word in enumerate(words):
-        if word.startswith("--hub_token="):
-            words[i] = "--hub_token=..."
-        elif word == "--hub_token" and i + 1 < len(words):
-            words[i + 1] = "..."
-    return shlex.join(["train.py", *words[1:]])
+    return re.sub(r"(--hub[_-]token[ =])\S+", r"\1...", shlex.join(["train.py", *sys.argv[1:]]))
 
 
 def create_repository(args: TrainingArguments) -> str:

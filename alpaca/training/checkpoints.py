@@ -273,19 +273,14 @@ def check_same_sharding(checkpoint: str | None, training_args) -> None:
             )
 
 
-def newest_first(output_dir: Path) -> list[Path]:
-    """The checkpoint folders in output_dir, latest step first, whole or not."""
-    folders = [p for p in output_dir.glob("checkpoint-*") if p.name.removeprefix("checkpoint-").isdigit()]
-    return sorted(folders, key=lambda p: int(p.name.removeprefix("checkpoint-")), reverse=True)
-
-
 def checkpoint_to_resume(resume_from_checkpoint: str | None, output_dir: str, say=print) -> str | None:
     """The checkpoint that --resume_from_checkpoint asks for: a path as given, the newest whole one for True.
 
     None if it was not asked for, or if there is none yet, so that one command line serves the first start of a job
     and every restart. Raises UserError for a path that holds no whole checkpoint.
     """
-    found = newest_first(Path(output_dir))
+    found = [p for p in Path(output_dir).glob("checkpoint-*") if p.name.removeprefix("checkpoint-").isdigit()]
+    found.sort(key=lambda p: int(p.name.removeprefix("checkpoint-")), reverse=True)  # the latest step first
     if resume_from_checkpoint in (None, "", "False", "false"):
         if found:
             say(

@@ -13,7 +13,7 @@ import transformers
 from transformers.trainer_utils import EvalLoopOutput
 
 from alpaca.training.arguments import DataArguments, TrainingArguments
-from alpaca.training.packed_steps import PackedTrainer, Steps, max_tokens
+from alpaca.training.packed_steps import PackedTrainer, max_tokens
 from utils import UserError
 
 MICRO_BATCHES_PER_CUT = 16  # so many examples are cut at once that rows fill up and like lengths find each other
@@ -67,28 +67,12 @@ class EvaluatingTrainer(PackedTrainer):
     """A Trainer whose eval_loss is the mean over all labels of eval_dataset, cut like its steps. It draws no random
     number, so that a run trains alike with it and without it."""
 
-    def __init__(self, model, args, **keywords):
-        super().__init__(model, args, **keywords)
-        if self.eval_dataset is not None:
-            self.add_callback(EvaluateAtTheEnd)
-
-    def train(self, resume_from_checkpoint=None, **keywords):
-        self.args.eval_on_start = self.eval_dataset is not None and not resume_from_checkpoint
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **keywords)
-
     def get_eval_dataloader(self, eval_dataset=None):
         """Steps, of which a mean needs no order."""
-        args = self.args
-        return Steps(
-            self.eval_dataset if eval_dataset is None else eval_dataset,
-            examples_per_step=MICRO_BATCHES_PER_CUT * args.per_device_eval_batch_size * args.world_size,
-            max_tokens=max_tokens(args, args.per_device_eval_batch_size),
-            num_ranks=args.world_size,
-            rank=args.process_index,
-            seed=0,
-            collate=self.collate,
-            is_packed=self.is_packed,
-        )
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        micro_batch = self.args.per_device_eval_batch_size
+        num_tokens = max_tokens(self.args, micro_batch)
+        return self.steps_of(dataset, MICRO_BATCHES_PER_CUT * micro_batch, num_tokens, seed=0)
 
     def evaluation_loop(self, dataloader, description, metric_key_prefix="eval", **keywords):
         start, model = time.perf_counter(), self.model_wrapped

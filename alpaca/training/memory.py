@@ -28,17 +28,9 @@ def show(meta_model: torch.nn.Module, lora_args: LoraArguments, training_args) -
     """Print the table for a model without memory (device meta), and the warning where it will not fit."""
     num_parameters = sum(parameter.numel() for parameter in meta_model.parameters())
     num_adapters = adapters.num_adapter_parameters(lora_args, meta_model)
-    text, warning = table(
-        num_parameters=num_parameters + num_adapters,
-        num_trained=num_adapters or num_parameters,
-        local_world_size=int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
-        training_args=training_args,
-        frozen_bytes=0.5 if lora_args.load_in_4bit else 4,
-        config=meta_model.config,
-    )
-    say(text)
-    if warning:
-        say(f"warning: {warning}")
+    num_trained = num_adapters or num_parameters
+    frozen_bytes = 0.5 if lora_args.load_in_4bit else 4
+    say(table(num_parameters + num_adapters, num_trained, training_args, frozen_bytes, meta_model.config))
 
 
 @dataclass
@@ -66,6 +58,8 @@ def estimate(
     if training_args.fsdp:
         config = training_args.fsdp_config
         shards = dict.fromkeys(shards, world_size)
+        if not packed_steps.exchanges_each_micro_batch(training_args):
+            shards["gradients"] = 1  # whole until the last micro-batch of a step
         if config.get("cpu_offload"):
             places = dict.fromkeys(shards, "cpu")
     elif training_args.deepspeed:
@@ -84,8 +78,6 @@ def estimate(
         "gradients": gradient_bytes * num_trained,
         "optimizer": optimizer_bytes * num_trained,
     }
-    if training_args.fsdp and not packed_steps.exchanges_each_micro_batch(training_args):
-        shards["gradients"] = 1  # whole until the last micro-batch of a step
     names = {"optimizer": f"optimizer ({training_args.optim.value})"}
     rows = [Memory(names.get(part, part), num_bytes[part] / shards[part], places[part]) for part in shards]
     keeps_whole = not training_args.fsdp or not training_args.fsdp_config.get("reshard_after_forward", True)
@@ -148,8 +140,6 @@ def saved_bytes(config: transformers.PretrainedConfig, num_layers: int, num_toke
 
 def available(local_world_size: int) -> dict[str, float]:
     """Bytes that one process may use: free memory of its GPU, its share of the machine's available memory."""
-    import torch
-
     found = {"cpu": available_cpu_bytes() / local_world_size}
     if torch.cuda.is_available():
         found["gpu"] = float(torch.cuda.mem_get_info()[0])
@@ -159,12 +149,11 @@ def available(local_world_size: int) -> dict[str, float]:
 def table(
     num_parameters: int,
     num_trained: int,
-    local_world_size: int,
     training_args,
     frozen_bytes: float = 4,
     config: transformers.PretrainedConfig | None = None,
-) -> tuple[str, str | None]:
-    """The table as text, and a warning, with the flags to try, where the memory will not do (else None).
+) -> str:
+    """The table, and a warning, with the flags to try, where the memory will not do.
 
     config is that of the model, by which its activations are counted.
     """
@@ -172,7 +161,7 @@ def table(
     rows = estimate(num_parameters, num_trained, world_size, training_args, frozen_bytes)
     of_micro_batch = activations(config, training_args) if config else []
     rows += of_micro_batch
-    free = available(local_world_size)
+    free = available(int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
     batch = training_args.per_device_train_batch_size * training_args.gradient_accumulation_steps * world_size
     precision = "bfloat16" if training_args.bf16 else "float16" if training_args.fp16 else "float32"
     lines = [
@@ -190,7 +179,9 @@ def table(
             lines.append(f"  {f'sum, {place}':<28}{needed / 1e9:>9.3f} GB  of {free[place] / 1e9:.1f} GB available")
             if needed > free[place]:
                 short.append(f"{needed / 1e9:.1f} GB of {place} memory are needed and {free[place] / 1e9:.1f} GB there")
-    return "\n".join(lines), f"{' and '.join(short)}: {advice(training_args)}" if short else None
+    if short:
+        lines.append(f"warning: {' and '.join(short)}: {advice(training_args)}")
+    return "\n".join(lines)
 
 
 def advice(training_args) -> str:
@@ -199,17 +190,14 @@ def advice(training_args) -> str:
         return "use more processes, on more machines."
     if not training_args.fsdp:
         return 'shard with torchrun and --fsdp "full_shard auto_wrap", or train adapters with --lora_rank 8.'
-    if not packed_steps.exchanges_each_micro_batch(training_args):
-        return (
-            "exchange gradients in each micro-batch, which keeps none whole "
-            """(--accelerator_config '{"gradient_accumulation_kwargs": {"sync_each_batch": true}}'), """
-            'use --fsdp "full_shard auto_wrap offload", or --deepspeed configs/default_offload_opt_param.json.'
-        )
     if not training_args.fsdp_config.get("cpu_offload"):
-        return (
-            'use more processes, --fsdp "full_shard auto_wrap offload", '
-            "or --deepspeed configs/default_offload_opt_param.json."
-        )
+        first = "use more processes,"
+        if not packed_steps.exchanges_each_micro_batch(training_args):
+            first = (
+                "exchange gradients in each micro-batch, which keeps none whole "
+                """(--accelerator_config '{"gradient_accumulation_kwargs": {"sync_each_batch": true}}'), use"""
+            )
+        return f'{first} --fsdp "full_shard auto_wrap offload", or --deepspeed configs/default_offload_opt_param.json.'
     return "use more machines, or --deepspeed configs/default_offload_opt_param.json with NVMe offload."
 
 

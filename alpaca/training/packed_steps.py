@@ -11,13 +11,15 @@ of like length are padded to the longest of their micro-batch.
 
 import contextlib
 import copy
-import importlib.util
 import itertools
+import operator
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+import transformers
 
 from alpaca.training.checkpoints import CheckpointingTrainer
 from alpaca.training.response_loss import MODEL_TYPES
@@ -93,6 +95,7 @@ def runs_of(descending: np.ndarray, size: int) -> list[int]:
 # ---- The steps as a data set ----
 
 
+@dataclass(eq=False)
 class Steps(torch.utils.data.Dataset):
     """The steps of a run as one rank reads them. Item number epoch * len(self) + k, the k-th step of that epoch, is
     {"micro_batches": a list of a model's inputs, "num_labels": that of all ranks together, "num_tokens": likewise}.
@@ -101,28 +104,23 @@ class Steps(torch.utils.data.Dataset):
     of examples. Epochs are drawn as the Trainer draws them: seed + epoch.
     """
 
-    def __init__(
-        self,
-        dataset,
-        examples_per_step: int,
-        max_tokens: int,
-        num_ranks: int,
-        rank: int,
-        seed: int,
-        collate: Callable[[list[dict]], dict],
-        is_packed: bool,
-        drop_last: bool = False,
-    ):
-        self.dataset, self.examples_per_step, self.max_tokens = dataset, examples_per_step, max_tokens
-        self.num_ranks, self.rank, self.seed, self.collate, self.is_packed = num_ranks, rank, seed, collate, is_packed
-        self.num_steps = len(dataset) // examples_per_step if drop_last else -(-len(dataset) // examples_per_step)
+    dataset: torch.utils.data.Dataset
+    examples_per_step: int
+    max_tokens: int
+    num_ranks: int
+    rank: int
+    seed: int
+    collate: Callable[[list[dict]], dict]
+    is_packed: bool
+    drop_last: bool = False
 
     def __len__(self) -> int:
-        return self.num_steps
+        num_examples = len(self.dataset)
+        return num_examples // self.examples_per_step if self.drop_last else -(-num_examples // self.examples_per_step)
 
     def examples_of(self, step: int) -> np.ndarray:
         """Indices of the examples of all ranks in a step."""
-        epoch, k = divmod(step, self.num_steps)
+        epoch, k = divmod(step, len(self))
         generator = torch.Generator().manual_seed(self.seed + epoch)
         drawn = torch.randperm(len(self.dataset), generator=generator).numpy()
         return drawn[k * self.examples_per_step : (k + 1) * self.examples_per_step]
@@ -145,31 +143,19 @@ class Steps(torch.utils.data.Dataset):
         return self.collate([{**example, "labels": torch.full_like(example["labels"], -100)}])
 
 
-class EpochOfSteps(torch.utils.data.Sampler):
-    """The numbers of an epoch's steps, in order. They hold the epoch, so that a worker process need not be told it."""
-
-    def __init__(self, num_steps: int):
-        self.num_steps, self.epoch = num_steps, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.num_steps
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(self.epoch * self.num_steps, (self.epoch + 1) * self.num_steps))
-
-
 def step_loader(steps: Steps, num_workers: int = 0, **options) -> torch.utils.data.DataLoader:
-    """Batches of one step each; its sampler is an EpochOfSteps."""
+    """Batches of one step each. Its sampler is a list, the numbers of an epoch's steps, which begin_epoch fills: they
+    hold the epoch, so that a worker process need not be told it."""
+    numbers = list(range(len(steps)))
+    only = operator.itemgetter(0)
     return torch.utils.data.DataLoader(
-        steps, batch_size=1, sampler=EpochOfSteps(len(steps)), collate_fn=only, num_workers=num_workers, **options
+        steps, batch_size=1, sampler=numbers, collate_fn=only, num_workers=num_workers, **options
     )
 
 
-def only(steps: list[dict]) -> dict:
-    return steps[0]
+def begin_epoch(loader: torch.utils.data.DataLoader, epoch: int) -> None:
+    num_steps = len(loader)
+    loader.sampler[:] = range(epoch * num_steps, (epoch + 1) * num_steps)
 
 
 # ---- One row of several documents ----
@@ -239,14 +225,10 @@ def varlen_attention(
 def attention_for_rows(device: torch.device, dtype: torch.dtype) -> str | None:
     """What attention keeps the documents of a row apart on this device in this number type: the name of its
     implementation in transformers, or None where there is none."""
-    import transformers
-
     if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         return None
     if torch.cuda.get_device_capability(device) < (8, 0):
         return None
-    if importlib.util.find_spec("torch.nn.attention.varlen") is None:  # torch before 2.10
-        return "flash_attention_2" if transformers.utils.is_flash_attn_2_available() else None
     transformers.AttentionInterface.register(VARLEN, varlen_attention)
     return VARLEN
 
@@ -294,20 +276,21 @@ class PackedTrainer(CheckpointingTrainer):
             model.set_attn_implementation(attention)
             self.collate = PackedRow(args.model_max_length)
 
+    def steps_of(self, dataset, examples_per_rank: int, max_tokens: int, **options) -> Steps:
+        """This rank's part of the steps of a dataset."""
+        args = self.args
+        return Steps(
+            dataset, examples_per_rank * args.world_size, max_tokens, num_ranks=args.world_size,
+            rank=args.process_index, collate=self.collate, is_packed=self.is_packed, **options,
+        )  # fmt: skip
+
     def get_train_dataloader(self):
         if not self.is_cut:
             return super().get_train_dataloader()
         args = self.args
-        steps = Steps(
-            self.train_dataset,
-            examples_per_step=args.train_batch_size * args.world_size,
-            max_tokens=self.max_tokens,
-            num_ranks=args.world_size,
-            rank=args.process_index,
-            seed=args.seed if args.data_seed is None else args.data_seed,
-            collate=self.collate,
-            is_packed=self.is_packed,
-            drop_last=args.dataloader_drop_last,
+        seed = args.seed if args.data_seed is None else args.data_seed
+        steps = self.steps_of(
+            self.train_dataset, args.train_batch_size, self.max_tokens, seed=seed, drop_last=args.dataloader_drop_last
         )
         pin_memory = args.dataloader_pin_memory and args.device.type == "cuda"
         return step_loader(steps, args.dataloader_num_workers, pin_memory=pin_memory)
@@ -320,7 +303,7 @@ class PackedTrainer(CheckpointingTrainer):
             self.control.should_training_stop = True
             return
         if self.is_cut:
-            train_dataloader.sampler.set_epoch(epoch)
+            begin_epoch(train_dataloader, epoch)
         super()._run_epoch(epoch=epoch, train_dataloader=train_dataloader, **keywords)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
