@@ -12,6 +12,7 @@ import subprocess
 import time
 import typing
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 
 from utils import ROOT
 
@@ -24,8 +25,8 @@ def machine(*packages: str) -> str:
 
 def in_own_process(function: Callable, *arguments) -> typing.Any:
     """What a function of a module returns, called in a new process, whose memory and bound cores are its own."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(function, arguments)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 def result_of(command: list[str]) -> dict:
