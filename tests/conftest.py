@@ -1,6 +1,7 @@
 """Fixtures that several test files share: the reference data, tiny models."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from configs import tiny_models
 from tests.helpers.commands import ROOT
+
+# A shell has what it starts in the background ignore Ctrl-C, and scripts would inherit that, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LONGEST = ("test_train_runs.py", "test_pages.py")
 REFERENCE_DATA = ROOT.parent / "shared" / "data"

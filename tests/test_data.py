@@ -12,6 +12,7 @@ from data.code_verifications import EXAMPLES
 from data.execution import ToolMissing, python
 from data.verifications import SEED_TASKS
 from generate_instruction import encode_prompt, load_seed_tasks, sample_seed_tasks
+from tests.helpers import forks
 from tests.helpers.commands import ROOT, assert_fails_in_one_line, run_script
 from utils import UserError, jdump, jload
 
@@ -68,7 +69,7 @@ def test_each_recording_holds_the_prompt_that_its_seed_tasks_make():
 
 
 def test_a_hundred_tasks_can_be_replayed_for_the_quick_start(tmp_path, examples):
-    result = run_script(
+    result = forks.run(
         "-m", "data.build", "replay", "--output_dir", tmp_path, "--num_instructions_to_generate", 100, cwd=ROOT
     )
     assert result.returncode == 0, result.stderr
@@ -155,10 +156,14 @@ def test_a_correction_that_does_not_fit_is_refused(corrections, message):
 
 # The shipped data -----------------------------------------------------------------------------------------------------
 def test_the_report_on_the_shipped_data_has_no_findings(examples):
-    result = run_script("-m", "data.check", "report")
+    result = forks.run("-m", "data.check", "report")
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.endswith("no findings\n")
-    assert f"{len(examples):,}" in result.stdout
+    numbers = {line[:40].strip(): line[40:].strip() for line in result.stdout.splitlines()}
+    assert numbers["examples"] == f"{len(examples):,}"
+    assert int(numbers["answers computed and compared"]) >= 500
+    assert int(numbers["outputs whose code was run"]) >= len(EXAMPLES)
+    assert int(numbers["seed tasks computed and compared"]) == len(SEED_TASKS)
 
 
 def test_between_35_and_50_percent_of_the_examples_have_an_input(examples):
@@ -167,16 +172,6 @@ def test_between_35_and_50_percent_of_the_examples_have_an_input(examples):
 
 def test_no_instruction_occurs_twice(examples):
     assert len({example["instruction"].casefold() for example in examples}) == len(examples)
-
-
-def test_computed_answers_agree_with_the_outputs(examples):
-    verifications = verify.load_verifications()
-    assert len(verifications) >= 500
-    assert verify.unverified(examples, verifications) == ([], set())
-
-
-def test_code_in_the_outputs_does_what_was_asked(examples):
-    assert verify.unverified(examples, EXAMPLES)[0] == []
 
 
 def test_near_copies_of_the_original_examples_are_rare(examples, reference_data):
@@ -209,11 +204,6 @@ def test_the_seed_tasks_pass_the_checks_on_the_data(seed_tasks):
     tasks = [{"instruction": task["instruction"], **task["instances"][0]} for task in seed_tasks]
     assert check.check_examples(tasks) == []
     assert [finding for finding in check.check_sizes(tasks) if "share with an input" not in finding] == []
-
-
-def test_computed_answers_of_the_seed_tasks_agree(seed_tasks):
-    examples = [{"instruction": task["instruction"], **task["instances"][0]} for task in seed_tasks]
-    assert verify.unverified(examples, SEED_TASKS)[0] == []
 
 
 def test_no_seed_task_is_a_near_copy_of_a_reference_seed_task(seed_tasks, reference_data):
@@ -284,7 +274,7 @@ def test_lengths_and_the_share_with_an_input_are_those_that_the_shipped_data_was
 
 def test_a_file_of_ones_own_may_have_other_lengths_and_shares_than_the_shipped_one(tmp_path):
     jdump([good_example(output="Paris. " * 200 + "Paris.")], tmp_path / "data.json")
-    result = run_script("-m", "data.check", "report", "--data_path", tmp_path / "data.json")
+    result = forks.run("-m", "data.check", "report", "--data_path", tmp_path / "data.json")
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.endswith("no findings\n")
 
@@ -296,7 +286,7 @@ def test_the_table_is_left_out_where_the_form_is_wrong_and_for_no_other_finding(
     ):
         jdump([example], tmp_path / "data.json")
         flags = ("--data_path", tmp_path / "data.json", "--reference_path", ROOT / "alpaca_data.json")
-        result = run_script("-m", "data.check", "report", *flags)
+        result = forks.run("-m", "data.check", "report", *flags)
         assert_fails_in_one_line(result, "data.json: 1 finding, listed above")
         assert ("different first words" in result.stdout) is has_table
 
@@ -325,7 +315,7 @@ def test_a_near_copy_of_a_reference_file_is_a_finding(tmp_path):
     data, reference = tmp_path / "data.json", tmp_path / "reference.json"
     jdump([good_example()], data)
     jdump([good_example(instruction="Name the old capital of France.")], reference)
-    result = run_script("-m", "data.check", "report", "--data_path", data, "--reference_path", reference)
+    result = forks.run("-m", "data.check", "report", "--data_path", data, "--reference_path", reference)
     assert_fails_in_one_line(result, "data.json", "finding")
     assert "near copies: 100.00% of the examples" in result.stdout
 
@@ -334,7 +324,7 @@ def test_a_near_copy_of_a_reference_file_is_a_finding(tmp_path):
 def test_a_file_without_data_is_refused_in_one_line(tmp_path, content):
     (tmp_path / "data.json").write_text(content)
     assert_fails_in_one_line(
-        run_script("-m", "data.check", "report", "--data_path", tmp_path / "data.json"), "data.json"
+        forks.run("-m", "data.check", "report", "--data_path", tmp_path / "data.json"), "data.json"
     )
 
 

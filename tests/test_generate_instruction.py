@@ -18,6 +18,7 @@ from rouge_score import rouge_scorer
 
 from data.openai_server import OpenAIServer, answers_with, completion_of
 from generate_instruction import encode_prompt, generate_instruction_following_data, load_seed_tasks, sample_seed_tasks
+from tests.helpers import forks
 from tests.helpers.commands import ROOT, assert_fails_in_one_line, run_script
 from tests.helpers.generation_data import make_tasks, wait_until, write_inputs
 from utils import UserError
@@ -46,16 +47,13 @@ def generate(folder, server, settings="", timeout=120, **flags) -> subprocess.Co
     """Run the command in folder, with output_dir out."""
     environment = {"PYTHONPATH": str(ROOT), **(server.environment if server else {})}
     flags = {"output_dir": "out", **flags}
-    return run_script(*arguments(settings, **flags), cwd=folder, timeout=timeout, **environment)
+    return forks.run(*arguments(settings, **flags), cwd=folder, timeout=timeout, **environment)
 
 
-def start(folder, server, settings="", **flags) -> subprocess.Popen:
+def start(folder, server, settings="", **flags) -> forks.Forks:
     """The same, without waiting for its end."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **server.environment}
-    command = [sys.executable, *arguments(settings, output_dir="out", **flags)]
-    return subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    command = forks.python(*arguments(settings, output_dir="out", **flags))
+    return forks.Forks(command, folder, PYTHONPATH=str(ROOT), **server.environment)
 
 
 def regen(folder) -> list[dict]:

@@ -9,6 +9,7 @@ import transformers
 
 from alpaca.inference.local import Decoding, LocalModel, choose_tokens, generate, load_model, stream
 from alpaca.weights.pairs import read_architecture
+from tests.helpers import forks
 from tests.helpers.commands import run_script
 from utils import UserError, format_prompt
 
@@ -161,16 +162,9 @@ def test_the_code_that_a_model_brings_is_not_run_whatever_standard_input_says(ti
 
 
 def test_instructions_on_standard_input_are_answered_one_per_line(tiny_llama):
-    import subprocess
-    import sys
-
-    result = subprocess.run(
-        [sys.executable, "demo.py", "chat", "--model_name_or_path", tiny_llama, "--max_new_tokens", "5"],
-        input="Say hi.\n\nAdd up.\t1 2\n",
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    flags = ("--model_name_or_path", tiny_llama, "--max_new_tokens", 5)
+    result = forks.run("demo.py", "chat", *flags, stdin="Say hi.\n\nAdd up.\t1 2\n")
+    assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
     assert [line for line in lines if line.startswith(("Instruction:", "Input:"))] == [
         "Instruction: Say hi.",

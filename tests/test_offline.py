@@ -1,11 +1,8 @@
 """Batches in files: written, answered by a script that plays the engine, and read back as the online command would."""
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -20,7 +17,8 @@ from generate_instruction import (
     trace,
     write_batch,
 )
-from tests.helpers.commands import ROOT, assert_fails_in_one_line, run_script
+from tests.helpers import forks
+from tests.helpers.commands import ROOT, assert_fails_in_one_line
 from tests.helpers.generation_data import make_tasks, play_engine, read_lines, write_inputs, write_lines
 from utils import UserError
 
@@ -192,27 +190,16 @@ def test_mistakes_on_the_command_line_are_one_line(folder):
         (("trace", "--check", "True", "--output_dir", "no"), "no/regen.json: no such file"),
         (("generate_instruction_following_data", "--price_per_million", "0.15"), "two prices"),
     ]:
-        assert_fails_in_one_line(run_script(SCRIPT, *command, cwd=folder, OPENAI_API_KEY="x"), words)
+        assert_fails_in_one_line(forks.run(SCRIPT, *command, cwd=folder, OPENAI_API_KEY="x"), words)
 
 
 # What reading survives
 
 
-def start(folder, *settings: str) -> subprocess.Popen:
+def start(folder, *settings: str) -> forks.Forks:
     code = f"{'; '.join(settings) or 'pass'}; import runpy; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
-    command = [
-        sys.executable,
-        "-c",
-        code,
-        "read_batch",
-        "--responses_path",
-        "results.jsonl",
-        "--output_dir",
-        "out",
-    ]
-    return subprocess.Popen(
-        command, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True
-    )
+    command = forks.python("-c", code, "read_batch", "--responses_path", "results.jsonl", "--output_dir", "out")
+    return forks.Forks(command, folder, PYTHONPATH=str(ROOT))
 
 
 FREQUENT = "from alpaca.generation import task_files; task_files.MIN_TASKS_TO_FOLD = 1"

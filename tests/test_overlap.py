@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from rouge_score import rouge_scorer
 
 from data import overlap
-from tests.helpers.commands import ROOT, assert_fails_in_one_line, run_script
+from tests.helpers import forks
+from tests.helpers.commands import ROOT, assert_fails_in_one_line
 from utils import jdump, jload
 
 SENTENCES = (
@@ -138,7 +139,7 @@ def test_runs_do_not_go_over_the_end_of_a_text():
 
 # The command ----------------------------------------------------------------------------------------------------------
 def overlap_command(*arguments):
-    return run_script("-m", "data.check", "overlap", *arguments)
+    return forks.run("-m", "data.check", "overlap", *arguments)
 
 
 def test_copies_are_told_with_both_texts_the_hashes_of_both_files_and_exit_code_1(tmp_path, examples):

@@ -282,17 +282,18 @@ def test_a_run_resumed_inside_an_epoch_ends_with_the_same_weights(tokenizer, dat
         assert torch.equal(found, expected), key
 
 
-@pytest.mark.parametrize("file_name", ["alpaca_data.json", "alpaca_sample.json"])
+@pytest.fixture(scope="module", params=["alpaca_data.json", "alpaca_sample.json"])
+def real_data(request):
+    own = ROOT / request.param
+    path = own if own.is_file() else request.getfixturevalue("reference_data") / request.param
+    return train.SupervisedDataset(str(path), train.load_tokenizer(str(ROOT / "configs" / "tiny-llama"), None, 512)[0])
+
+
 @pytest.mark.parametrize("micro_batch", [4, 16])
 @pytest.mark.parametrize("num_ranks", [1, 4])
-def test_real_data_takes_no_more_than_one_micro_batch_above_the_least(file_name, micro_batch, num_ranks, request):
-    path = (
-        ROOT / file_name if file_name == "alpaca_data.json" else request.getfixturevalue("reference_data") / file_name
-    )
-    tokenizer = train.load_tokenizer(str(ROOT / "configs" / "tiny-llama"), None, 512)[0]
-    examples = train.SupervisedDataset(str(path), tokenizer)
-    steps = Steps(examples, 128, micro_batch * 512, num_ranks, 0, 42, lambda batch: batch, True)
+def test_real_data_takes_no_more_than_one_micro_batch_above_the_least(micro_batch, num_ranks, real_data):
+    steps = Steps(real_data, 128, micro_batch * 512, num_ranks, 0, 42, lambda batch: batch, True)
     for k in range(len(steps)):
-        lengths = examples.lengths[steps.examples_of(k)]
+        lengths = real_data.lengths[steps.examples_of(k)]
         least = -(-int(lengths.sum()) // (micro_batch * 512 * num_ranks))
         assert len(cut(lengths, num_ranks, micro_batch * 512, True)[0]) <= least + 1

@@ -15,6 +15,7 @@ from rouge_score.rouge_scorer import RougeScorer
 
 import plot_diversity
 from plot_diversity import FIGURE_HEIGHT, FIGURE_WIDTH, MIN_FONT, RADII, Group, Task
+from tests.helpers import forks
 from tests.helpers.commands import ROOT, assert_fails_in_one_line, run_script
 from utils import UserError, save_figure
 
@@ -258,7 +259,7 @@ def test_the_command_writes_the_same_bytes_in_every_run_and_prints_the_table(tmp
 
 
 def test_the_figure_and_the_table_in_the_datasheet_are_those_of_the_data_in_the_repository(tmp_path):
-    result = run_script(
+    result = forks.run(
         *("plot_diversity.py", "plot", "--compare_paths", "./seed_tasks.jsonl"),
         *("--output_path", tmp_path / "diversity"),
     )
@@ -303,7 +304,7 @@ def test_a_mistake_is_one_line_and_leaves_no_figure(tmp_path, data_path, flags, 
     (tmp_path / "folder").mkdir()
     (tmp_path / "french.json").write_text(json.dumps([{"instruction": "今天星期几？"}]))
     flags = [flag.replace("DATA", str(data_path)) for flag in flags]
-    result = run_script(plot_diversity.__file__, "plot", *flags, cwd=tmp_path)
+    result = forks.run(plot_diversity.__file__, "plot", *flags, cwd=tmp_path)
     assert_fails_in_one_line(result, "plot_diversity.py: ", *parts)
     assert result.stdout == ""
     assert not [*tmp_path.rglob("*.png"), *tmp_path.rglob("*.svg"), *tmp_path.rglob("*.tmp")]

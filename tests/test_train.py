@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import sys
 import types
 
 import pytest
@@ -234,6 +235,13 @@ def environment_as_it_is(monkeypatch):
 
 def parse(*flags):
     return arguments.parse_arguments(["--data_path", "x.json", "--output_dir", "out", *flags])[-1]
+
+
+def test_without_deepspeed_its_flag_alone_is_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "deepspeed", None)  # as if it were not installed
+    with pytest.raises(UserError, match="--deepspeed needs the package of that name: pip install deepspeed"):
+        parse("--deepspeed", "./configs/default_offload_opt_param.json")
+    assert parse().deepspeed is None
 
 
 def test_flags_of_2023_mean_what_they_meant():

@@ -16,7 +16,7 @@ import pytest
 from data.openai_server import completion_of
 from generate_instruction import encode_prompt, load_seed_tasks
 from tests.helpers import forks
-from tests.helpers.commands import ROOT, assert_fails_in_one_line, free_port, run_script
+from tests.helpers.commands import ROOT, assert_fails_in_one_line, free_port
 from tests.helpers.generation_data import wait_until, write_inputs
 from utils import jdump, jload
 
@@ -100,7 +100,7 @@ def server_url(teacher_path):
 
 def generate(inputs, server_url, output_dir, *flags):
     """Two tasks, from a server that needs no key."""
-    return run_script(
+    return forks.run(
         ROOT / "generate_instruction.py",
         "generate_instruction_following_data",
         "--num_instructions_to_generate=2",

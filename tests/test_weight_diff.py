@@ -656,11 +656,11 @@ def test_help_answers_without_torch(arguments):
 def test_user_mistakes_are_one_line_without_a_traceback(llama, tmp_path):
     script = ROOT / "weight_diff.py"
     assert_fails_in_one_line(
-        run_script(script, "recover", "--path_raw", tmp_path / "nowhere", "--path_diff", llama / "diff"),
+        forks.run(script, "recover", "--path_raw", tmp_path / "nowhere", "--path_diff", llama / "diff"),
         "nowhere: no such directory",
     )
     assert_fails_in_one_line(
-        run_script(script, "recover", "--path_raw", llama / "base", "--path_dif", llama / "diff"), "--path_diff"
+        forks.run(script, "recover", "--path_raw", llama / "base", "--path_dif", llama / "diff"), "--path_diff"
     )
 
 

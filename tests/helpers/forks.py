@@ -54,16 +54,17 @@ def ranks(*arguments, num_processes: int = 2) -> Command:
 class Forks:
     """The processes of one command, with as much of subprocess.Popen's interface as tests need."""
 
-    def __init__(self, command: Command, cwd: Path = ROOT, **environment: str):
+    def __init__(self, command: Command, cwd: Path = ROOT, stdin: str = "", **environment: str):
         before = {name: os.environ.get(name) for name in ENVIRONMENT}
         os.environ.update(ENVIRONMENT)
         try:
             _context.set_forkserver_preload(list(PRELOADED))  # the first of all forks starts the server
-            pipes = [_context.Pipe(duplex=False) for _ in range(2)]
-            writers = [writer for _, writer in pipes]
+            given, *pipes = [_context.Pipe(duplex=False) for _ in range(3)]
+            os.write(given[1].fileno(), stdin.encode())  # as much as a pipe holds, 64 kB
+            child_ends = [given[0], *(writer for _, writer in pipes)]
             self._processes = [
                 _context.Process(
-                    target=_run, args=(command.arguments, str(cwd), {**os.environ, **environment, **own}, *writers)
+                    target=_run, args=(command.arguments, str(cwd), {**os.environ, **environment, **own}, *child_ends)
                 )
                 for own in command.environments
             ]
@@ -72,8 +73,8 @@ class Forks:
         finally:
             for name, value in before.items():
                 os.environ.pop(name) if value is None else os.environ.update({name: value})
-        for writer in writers:
-            writer.close()
+        for end in (*child_ends, given[1]):
+            end.close()
         self.stdout, self.stderr = (
             os.fdopen(os.dup(reader.fileno()), encoding="utf-8", errors="replace") for reader, _ in pipes
         )
@@ -129,20 +130,24 @@ class Forks:
         self.stderr.close()
 
 
-def run(*arguments, cwd: Path = ROOT, timeout: float = 300, **environment) -> subprocess.CompletedProcess:
+def run(
+    *arguments, cwd: Path = ROOT, timeout: float = 300, stdin: str = "", **environment
+) -> subprocess.CompletedProcess:
     """Run `python <arguments>` to its end and return what it printed."""
-    process = Forks(python(*arguments), cwd, **environment)
+    process = Forks(python(*arguments), cwd, stdin, **environment)
     stdout, stderr = process.communicate(timeout)
     return subprocess.CompletedProcess(arguments, process.returncode, stdout, stderr)
 
 
-def _run(arguments: list[str], cwd: str, environment: dict, stdout, stderr) -> None:
+def _run(arguments: list[str], cwd: str, environment: dict, *streams) -> None:
     gc.freeze()  # else each collection goes through all of the libraries
     os.setsid()
-    os.dup2(stdout.fileno(), 1)
-    os.dup2(stderr.fileno(), 2)
+    for number, stream in enumerate(streams):
+        os.dup2(stream.fileno(), number)
+    sys.stdin = os.fdopen(0, closefd=False)
     os.environ.clear()
     os.environ.update(environment)
+    sys.path[1:1] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
     os.chdir(cwd)
     try:
         if arguments[0] == "-m":
