@@ -299,8 +299,7 @@ def write_batch(
     script = _script(flags, seed_tasks)
     for part, path in enumerate(paths):
         indices = range(num_requests * part // parts, num_requests * (part + 1) // parts)
-        prompts = [(index, flags["seed"]) for index in indices]
-        offline.write_requests((offline.batch_request(*prompt, script, flags) for prompt in prompts), path)
+        offline.write_requests((offline.batch_request(i, flags["seed"], script, flags) for i in indices), path)
         print(f"{path}: {len(indices):,} requests")
 
 

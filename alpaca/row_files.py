@@ -43,7 +43,7 @@ def read_whole_lines(path: str | os.PathLike) -> Iterator[tuple[str, dict]]:
 
 
 def read_settings_and_rows(
-    path: str | os.PathLike, check_for: Callable[[dict], Check] = lambda settings: accept
+    path: str | os.PathLike, check_for: Callable[[dict], Check] = lambda settings: lambda row: None
 ) -> tuple[dict, list[dict]]:
     """The settings in the first line of a file, and the rows after it, checked by check_for(settings)."""
     lines = list(read_whole_lines(path))
@@ -65,10 +65,6 @@ def check_rows(lines: Iterable[tuple[str, dict]], check: Check, path: str | os.P
             raise UserError(f"{path}, {place}: {problem}. Mend the line, or move the file away.")
 
 
-def accept(row: dict) -> None:
-    """The check that finds nothing wrong."""
-
-
 class AppendOnlyFile:
     """The rows in a file and those appended since; a lock keeps out a second run as long as this one lives.
 
@@ -84,7 +80,7 @@ class AppendOnlyFile:
         settings: dict | None = None,
         begins: str = "",
         sync: bool = True,
-        check: Check = accept,
+        check: Check = lambda row: None,
     ):
         self.path, self._sync, self._check = Path(path), sync, check
         self._lock = threading.Lock()
@@ -107,15 +103,17 @@ class AppendOnlyFile:
         first_lines = list(itertools.islice(read_whole_lines(self.path), 2))
         if not first_lines and not head.startswith(start):
             raise UserError(f"{self.path}: holds something else. Name another file, or move this one away.")
-        if settings is None:
-            check_rows(self._lines(), self._check, self.path)
-            return
+        if settings is not None:
+            self._check_settings(settings, first_lines)
+        check_rows(self._lines(), self._check, self.path)
+
+    def _check_settings(self, settings: dict, first_lines: list[tuple[str, dict]]) -> None:
         earlier = _settings(first_lines or [("", {"settings": settings})], self.path)
         if earlier.keys() != settings.keys():
             raise UserError(f"{self.path}: holds results of another kind. Name another file, or move this one away.")
         if len(first_lines) < 2:  # new, or ended before its first result: nothing that other settings could spoil
             self._size = 0
-            self._write([{"settings": settings}])
+            self.append({"settings": settings})
             return
         for name in settings:
             if earlier[name] != settings[name]:
@@ -123,7 +121,6 @@ class AppendOnlyFile:
                     f"{self.path} was made with another {name} ({earlier[name]!r}, now {settings[name]!r}). "
                     "Name another file, or move this one away."
                 )
-        check_rows(self._lines(), self._check, self.path)
 
     def _lines(self) -> Iterator[tuple[str, dict]]:
         return itertools.islice(read_whole_lines(self.path), self._num_settings, None)
@@ -139,8 +136,18 @@ class AppendOnlyFile:
     def append(self, *rows: dict) -> None:
         """Add rows, all or, with a UserError, none. When this returns they are on the disk, unless sync is off; from
         several threads, one after the other."""
-        with self._lock:
-            self._write(rows)
+        left = data = "".join(map(_line, rows)).encode()
+        with self._lock, os_errors_in_one_line(self.path, ADVICE):
+            self._file.truncate(self._size)  # what a kill left of a line
+            try:
+                while left:  # a disk that fills up takes a part first
+                    left = left[self._file.write(left) :]
+                if self._sync:
+                    os.fsync(self._file.fileno())
+            except OSError:
+                self._file.truncate(self._size)
+                raise
+            self._size += len(data)
 
     def sync(self) -> None:
         """Flush to the disk what was appended with sync off."""
@@ -161,20 +168,6 @@ class AppendOnlyFile:
 
     def __exit__(self, *_) -> None:
         self.close()
-
-    def _write(self, rows: list[dict] | tuple[dict, ...]) -> None:
-        left = data = "".join(map(_line, rows)).encode()
-        with os_errors_in_one_line(self.path, ADVICE):
-            self._file.truncate(self._size)  # what a kill left of a line
-            try:
-                while left:  # a disk that fills up takes a part first
-                    left = left[self._file.write(left) :]
-                if self._sync:
-                    os.fsync(self._file.fileno())
-            except OSError:
-                self._file.truncate(self._size)
-                raise
-        self._size += len(data)
 
 
 def _line(row: dict) -> str:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from alpaca.examples import FIELDS, load_examples
 from data.openai_server import OpenAIServer, recorded_answers
-from generate_instruction import LAST_TASK_NUMBER
+from generate_instruction import LAST_TASK_NUMBER, read_batch
 from utils import ROOT, UserError, check_output_path, jdump, jload, run_commands
 
 DATA_PATH = ROOT / "alpaca_data.json"
@@ -36,12 +36,6 @@ LONG_PROMPT_PATH = ROOT / "data" / "prompt_long.txt"
 def load_recordings() -> list[dict]:
     """The requests in their order: seed_task_ids, prompt, completion, finish_reason."""
     return [json.loads(line) for line in COMPLETIONS_PATH.read_text(encoding="utf-8").splitlines()]
-
-
-def load_long_answers() -> dict[str, str]:
-    """The answers to the batch, by custom_id."""
-    answers = map(json.loads, ANSWERS_PATH.read_text(encoding="utf-8").splitlines())
-    return {answer["custom_id"]: answer["response"]["body"]["choices"][0]["text"] for answer in answers}
 
 
 def replay(output_dir: str, num_instructions_to_generate: int | None = None) -> None:
@@ -67,31 +61,14 @@ def replay(output_dir: str, num_instructions_to_generate: int | None = None) -> 
         # The local server counts words. When the last recording has been played, the budget is used up.
         "max_total_tokens": sum(len(r["prompt"].split()) + len(r["completion"].split()) for r in recordings),
     }
-    with OpenAIServer(recorded_answers(COMPLETIONS_PATH)) as server:
-        generate_instruction("generate_instruction_following_data", flags, **server.environment)
-
-
-def read_long_answers(output_dir: str) -> None:
-    """Add to the regen.json in output_dir what is new in the answers to the batch."""
-    flags = {
-        "responses_path": ANSWERS_PATH,
-        "output_dir": str(Path(output_dir).resolve()),
-        "seed_tasks_path": SEED_TASKS_PATH,
-        "prompt_path": LONG_PROMPT_PATH,
-        "num_prompt_instructions": NUM_PROMPT_INSTRUCTIONS,
-    }
-    generate_instruction("read_batch", flags)
-
-
-def generate_instruction(command: str, flags: dict, **environment: str) -> None:
-    """Run a command of generate_instruction.py, which prints its own table."""
     arguments = [f"--{name}={value}" for name, value in flags.items()]
-    result = subprocess.run(
-        [sys.executable, "-m", "generate_instruction", command, *arguments],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        check=False,
-    )
+    with OpenAIServer(recorded_answers(COMPLETIONS_PATH)) as server:
+        result = subprocess.run(
+            [sys.executable, "-m", "generate_instruction", "generate_instruction_following_data", *arguments],
+            cwd=ROOT,
+            env={**os.environ, **server.environment},
+            check=False,
+        )
     if result.returncode != 0:
         raise UserError(f"generate_instruction.py ended with exit code {result.returncode}; its message is above.")
 
@@ -107,7 +84,13 @@ def alpaca_data(data_path: str = str(DATA_PATH)) -> None:
         raise UserError(f"{data_path}: not made by this command, so it stays. Name another --data_path.")
     with tempfile.TemporaryDirectory() as folder:
         replay(folder)
-        read_long_answers(folder)
+        read_batch(
+            [str(ANSWERS_PATH)],
+            folder,
+            str(SEED_TASKS_PATH),
+            num_prompt_instructions=NUM_PROMPT_INSTRUCTIONS,
+            prompt_path=str(LONG_PROMPT_PATH),
+        )
         tasks = [{name: task[name] for name in FIELDS} for task in jload(Path(folder) / "regen.json")]
     corrections = jload(CORRECTIONS_PATH)
     corrected = apply_corrections(tasks, corrections)
@@ -119,13 +102,14 @@ def alpaca_data(data_path: str = str(DATA_PATH)) -> None:
 
 def is_from_recordings(path: str) -> bool:
     """Do most instructions of a data file stand in the recordings? The others were corrected by hand."""
-    recorded = "\n".join(recording["completion"] for recording in load_recordings())
-    recorded += "\n".join(load_long_answers().values())
+    recorded = json.dumps([recording["completion"] for recording in load_recordings()])
+    recorded += ANSWERS_PATH.read_text(encoding="utf-8")
     try:
         examples = load_examples(path)
     except UserError:
         return False
-    return sum(example["instruction"] in recorded for example in examples) > len(examples) / 2
+    in_json = [json.dumps(example["instruction"])[1:-1] for example in examples]
+    return sum(instruction in recorded for instruction in in_json) > len(examples) / 2
 
 
 def apply_corrections(tasks: list[dict], corrections: list[dict]) -> list[dict]:

@@ -29,8 +29,8 @@ from data.code_verifications import EXAMPLES
 from data.kinds import codes, load_kinds, tests_of_code, unlike_their_kind
 from data.overlap import highest_scores, overlap
 from data.verifications import SEED_TASKS
-from data.verify import load_verifications, unverified, unverified_by_function
-from generate_instruction import load_seed_tasks, post_process_gpt3_response
+from data.verify import load_verifications, unverified
+from generate_instruction import post_process_gpt3_response
 from utils import UserError, jload, run_commands
 
 # Of the shipped data. For the first run, the teacher was asked for inputs and outputs of at most about 100 words, and
@@ -264,17 +264,16 @@ def _share(examples: list[dict], part: str, pattern: str) -> float:
 
 def check_shipped(examples: list[dict], kinds: dict[str, dict]) -> list[str]:
     """Computed answers, kinds, the seed tasks, and the distance between all instructions."""
-    verifications = load_verifications() | codes(examples, kinds)
-    findings = [f"verification: {message}" for message in unverified(examples, verifications)]
-    print(f"{'answers computed and compared':<40}{len(verifications):>24,}")
-    seed_tasks = load_seed_tasks(str(SEED_TASKS_PATH))
-    for name, tasks, functions in (
+    seed_tasks = load_examples(SEED_TASKS_PATH)
+    findings = []
+    for name, tasks, verifications in (
+        ("answers computed and compared", examples, load_verifications() | codes(kinds)),
         ("outputs whose code was run", examples, EXAMPLES | tests_of_code(kinds)),
         ("seed tasks computed and compared", seed_tasks, SEED_TASKS),
     ):
-        messages, missing_programs = unverified_by_function(tasks, functions)
+        messages, missing_programs = unverified(tasks, verifications)
         findings += [f"verification: {message}" for message in messages]
-        print(f"{name:<40}{len(functions):>24,}")
+        print(f"{name:<40}{len(verifications):>24,}")
         if missing_programs:
             print(f"some of them were left out, for want of {', '.join(sorted(missing_programs))}")
     print(f"{'examples checked by their kind':<40}{len(kinds):>24,}")
@@ -289,9 +288,9 @@ def check_shipped(examples: list[dict], kinds: dict[str, dict]) -> list[str]:
 
 def check_against(examples: list[dict], reference_path: str) -> list[str]:
     """Are there more near copies of a reference file's instructions than MOST_NEAR_COPIES?"""
-    reference = load_seed_tasks(reference_path) if reference_path.endswith(".jsonl") else load_examples(reference_path)
     instructions = [example["instruction"] for example in examples]
-    scores, _ = highest_scores(instructions, [task["instruction"] for task in reference])
+    known = [example["instruction"] for example in load_examples(reference_path)]
+    scores, _ = highest_scores(instructions, known)
     share = (scores > NEAR_COPY).mean()
     print(f"{'near copies of ' + Path(reference_path).name:<40}{f'{share:.2%}, highest {max(scores):.2f}':>24}")
     return [f"near copies: {share:.2%} of the examples"] if share >= MOST_NEAR_COPIES else []

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import types
 
-from data.execution import code, javascript, python, shell, sql
+from data.execution import code, javascript, python, run, shell, sql
 from data.verifications import raises
 
 
@@ -25,24 +25,9 @@ def same(t, name: str, calls: list[tuple]) -> bool:
     return all(before(*arguments) == after(*arguments) for arguments in calls)
 
 
-def same_in_javascript(t, calls: list[str]) -> bool:
-    return all(javascript(t.input, call) == javascript(t.output, call) for call in calls)
-
-
-def part(text: str, start: str, end: str = "\n\n") -> str:
-    """The text from the last start on, up to the next end: a function in the midst of an explanation."""
-    rest = text[text.rindex(start) :]
-    return rest[: rest.index(end)] if end in rest else rest
-
-
-def balances_after(script: str, balance: int) -> list[int]:
-    """Of accounts 1, which begins with balance, and 2, which begins with 5."""
-    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
-        connection.executescript(
-            f"CREATE TABLE accounts (id, balance); INSERT INTO accounts VALUES (1, {balance}), (2, 5)"
-        )
-        connection.executescript(script)
-        return [row[0] for row in connection.execute("SELECT balance FROM accounts ORDER BY id")]
+def part(text: str, start: str) -> str:
+    """The text from the last start on, up to the next empty line: a function in the midst of an explanation."""
+    return text[text.rindex(start) :].partition("\n\n")[0]
 
 
 def _timed(t) -> bool:
@@ -84,7 +69,7 @@ def _load_user(t) -> bool:
         for reply, name in zip(replies, expected, strict=True):
             program = f"console.error = () => 0; globalThis.fetch = async () => ({reply});\n{source}\n"
             program += "loadUser(7).then((name) => process.stdout.write(name));"
-            if subprocess.run(["node", "-e", program], capture_output=True, text=True).stdout != name:
+            if run("node", "node example.js", {"example.js": program}) != name:
                 return False
     return True
 
@@ -100,11 +85,8 @@ def _find(t) -> bool:
 
 def _ignored(t) -> bool:
     files = {".gitignore": code(t.output), "a.log": "", "important.log": "", "b.txt": ""}
-    return shell("git init -q; git ls-files --others --exclude-standard", files).split() == [
-        ".gitignore",
-        "b.txt",
-        "important.log",
-    ]
+    not_ignored = shell("git init -q; git ls-files --others --exclude-standard", files).split()
+    return not_ignored == [".gitignore", "b.txt", "important.log"]
 
 
 def _query(t) -> bool:
@@ -138,16 +120,13 @@ MANY_READINGS = "CREATE TABLE readings (station, mm);" + "".join(
     f"INSERT INTO readings VALUES ('{station}', {value});"
     for station, value in [("N", 2)] * 30 + [("S", 4)] * 29 + [("S", "NULL")] * 5
 )
+ACCOUNTS = "CREATE TABLE accounts (id, balance); INSERT INTO accounts VALUES (1, {}), (2, 5);"
 visitors = [(None,), *((types.SimpleNamespace(age=a, member=m),) for a in (17, 18, 40) for m in (True, False))]
 
 EXAMPLES = {
     "Fix the bug in this JavaScript function, which should return the largest number of an array but fails when all "
     "numbers are negative.": lambda t: (
-        [
-            javascript(part(t.output, "function largest", "\n\n"), f"largest({values})")
-            for values in ("[-3, -1, -2]", "[2, 7, 1]")
-        ]
-        == [-1, 7]
+        javascript(part(t.output, "function largest"), "[largest([-3, -1, -2]), largest([2, 7, 1])]") == [-1, 7]
     ),
     "Write a SQL query that lists each customer's name with the total of their orders, highest total first, including "
     "customers without orders as 0.": lambda t: sql(ORDERS, t.output) == [("Bo", 40), ("Ada", 11), ("Cy", 0)],
@@ -312,7 +291,10 @@ EXAMPLES = {
         )
     ),
     "Write the SQL statements that move 50 from account 1 to account 2 in a table accounts(id, balance) safely, framed "
-    "by a transaction.": lambda t: [balances_after(code(t.output), first) for first in (80, 20)] == [[30, 55], [20, 5]],
+    "by a transaction.": lambda t: (
+        [sql(ACCOUNTS.format(first), f"{code(t.output)}SELECT balance FROM accounts ORDER BY id") for first in (80, 20)]
+        == [[(30,), (55,)], [(20,), (5,)]]
+    ),
     "Say what sign(0) and sign(-3) return, and correct the function.": lambda t: (
         [python(t.input)["sign"](n) for n in (0, -3)] == [None, None]
         and "Both return None" in t.output
@@ -320,8 +302,9 @@ EXAMPLES = {
     ),
     "Given authors(id, name) and books(id, author_id, title), which SQL query finds the names of authors without any "
     "book?": lambda t: sql(LIBRARY, t.output) == [("Bo",)],
-    "Clear this JavaScript function of code that can never run or has no effect.": lambda t: same_in_javascript(
-        t, ["discount(50, true)", "discount(50, false)"]
+    "Clear this JavaScript function of code that can never run or has no effect.": lambda t: all(
+        javascript(t.input, call) == javascript(t.output, call)
+        for call in ("discount(50, true)", "discount(50, false)")
     ),
     "Merge two sorted Python lists into one sorted list without calling a sorting function.": lambda t: all(
         python(t.output)["merge"](left, right) == sorted(left + right)

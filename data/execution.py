@@ -33,8 +33,7 @@ def code(text: str) -> str:
 def python(text: str) -> dict:
     """The names that the Python code in text defines."""
     namespace = {"__name__": "example"}
-    with contextlib.redirect_stdout(io.StringIO()):
-        exec(code(text), namespace)
+    exec(code(text), namespace)
     return namespace
 
 
@@ -62,25 +61,19 @@ def sql(set_up: str, text: str) -> list[tuple]:
 def javascript(text: str, expression: str):
     """The value of a JavaScript expression after the code in text has run, by way of JSON."""
     source = f"{code(text)}\nprocess.stdout.write(JSON.stringify({expression}));"
-    return json.loads(_run("node", "-e", source))
+    return json.loads(run("node", "node example.js", {"example.js": source}))
 
 
 def c(text: str, main: str) -> str:
     """What a C program prints that consists of the code in text and the statements of its main."""
     source = f"#include <stdio.h>\n{code(text)}\nint main(void) {{ {main} return 0; }}\n"
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "example.c").write_text(source, encoding="utf-8")
-        _run("cc", "-o", "example", "example.c", cwd=folder)
-        return _run(Path(folder) / "example", cwd=folder)
+    return run("cc", "cc example.c && exec ./a.out", {"example.c": source})
 
 
 def cpp(text: str, main: str) -> str:
     """What a C++ program prints that consists of the code in text and the statements of its main."""
     source = f"#include <iostream>\n{code(text)}\nint main() {{ {main} return 0; }}\n"
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "example.cpp").write_text(source, encoding="utf-8")
-        _run("c++", "-std=c++17", "-o", "example", "example.cpp", cwd=folder)
-        return _run(Path(folder) / "example", cwd=folder)
+    return run("c++", "c++ -std=c++17 example.cpp && exec ./a.out", {"example.cpp": source})
 
 
 def java(text: str, main: str) -> str:
@@ -90,23 +83,25 @@ def java(text: str, main: str) -> str:
         r"^import .*;$|^public (?=(?:final |abstract )?(?:class|record|interface|enum))", "", code(text), flags=re.M
     )
     start = f"public static void main(String[] args) throws Exception {{ {main} }}"
-    with tempfile.TemporaryDirectory() as folder:
-        source = f"{imports}\nclass Example {{ {start} }}\n{classes}\n"
-        (Path(folder) / "Example.java").write_text(source, encoding="utf-8")
-        return _run("java", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "Example.java", cwd=folder)  # starts sooner
+    source = f"{imports}\nclass Example {{ {start} }}\n{classes}\n"
+    # The two options make it start sooner.
+    return run("java", "java -XX:TieredStopAtLevel=1 -XX:+UseSerialGC Example.java", {"Example.java": source})
 
 
 def shell(text: str, files: dict[str, str] | None = None) -> str:
     """What the shell commands in text print in a folder that holds the given files (path: content)."""
-    with tempfile.TemporaryDirectory() as folder:
-        for path, content in (files or {}).items():
-            (Path(folder) / path).parent.mkdir(parents=True, exist_ok=True)
-            (Path(folder) / path).write_text(content, encoding="utf-8")
-        return _run("bash", "-c", code(text), cwd=folder)
+    return run("bash", code(text), files or {})
 
 
-def _run(program: str | Path, *arguments: str, cwd: str | None = None) -> str:
+def run(program: str, command: str, files: dict[str, str]) -> str:
+    """What a shell command, which needs a program, prints in a folder that holds the given files (path: content)."""
     if shutil.which(program) is None:
         raise ToolMissing(program)
-    result = subprocess.run([program, *arguments], cwd=cwd, capture_output=True, text=True, timeout=20, check=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for path, content in files.items():
+            (Path(folder) / path).parent.mkdir(parents=True, exist_ok=True)
+            (Path(folder) / path).write_text(content, encoding="utf-8")
+        result = subprocess.run(
+            ["bash", "-c", command], cwd=folder, capture_output=True, text=True, timeout=20, check=True
+        )
     return result.stdout.rstrip("\n")

@@ -30,9 +30,9 @@ FAULTS = {
     "not JSON": (200, "<html>Bad gateway</html>"),
     "another JSON": (200, ["choices"]),
     "dropped": None,  # the connection, before the answer
-    "cut": None,  # the connection, within the answer
-    "cut refusal": None,
     "silent": None,  # no answer at all
+    "cut": (200, {"choices": [{"text": "half of this"}]}),  # the connection, within the answer
+    "cut refusal": (400, {"error": {"message": "half of this"}}),
 }
 
 
@@ -54,7 +54,6 @@ class OpenAIServer:
         kind: str = "openai",
         context_tokens: float = float("inf"),
         reports_usage: bool = True,
-        port: int = 0,
     ):
         self.answer, self.latency_sec, self.faults, self.kind = answer, latency_sec, faults, kind
         self.context_tokens, self.reports_usage = context_tokens, reports_usage
@@ -62,7 +61,7 @@ class OpenAIServer:
         self.num_under_way = self.most_under_way = 0
         self.lock = threading.Lock()
         self.stopped = threading.Event()
-        self._server = _Server(("127.0.0.1", port), _Handler)
+        self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.owner = self
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}/v1"
 
@@ -169,11 +168,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         elif isinstance(fault, tuple):
             self._send(*fault)
         elif FAULTS.get(fault):
-            self._send(*FAULTS[fault])
-        elif fault == "cut":
-            self._send(200, {"choices": [{"text": "half of this"}]}, is_cut=True)
-        elif fault == "cut refusal":
-            self._send(400, {"error": {"message": "half of this"}}, is_cut=True)
+            self._send(*FAULTS[fault], is_cut=fault.startswith("cut"))
         elif body.get("stream"):
             self._stream(*owner.reply(self.path, body))
         else:
@@ -220,21 +215,12 @@ def recorded_answers(path: str) -> Callable[[str], tuple[str, str] | None]:
     """An answer function that plays the recordings in a JSON lines file."""
     completions = collections.defaultdict(list)
     with open(path, encoding="utf-8") as f:
-        for line in filter(str.strip, f):
-            recording = json.loads(line)
+        for recording in map(json.loads, filter(str.strip, f)):
             answer = (recording["completion"], recording.get("finish_reason", "stop"))
             completions[recording["prompt"]].append(answer)
-    num_played = collections.Counter()
-    lock = threading.Lock()
-
-    def answer(prompt: str) -> tuple[str, str] | None:
-        with lock:
-            number = num_played[prompt]
-            num_played[prompt] += 1
-        recorded = completions.get(prompt)
-        return recorded[number % len(recorded)] if recorded else None
-
-    return answer
+    turns = {prompt: itertools.cycle(answers) for prompt, answers in completions.items()}
+    # next() is atomic, and the server answers in threads.
+    return lambda prompt: next(turns[prompt]) if prompt in turns else None
 
 
 def completion_of(tasks: list[dict], first_number: int = 4) -> str:
@@ -251,9 +237,5 @@ def answers_with(tasks: list[dict], tasks_per_completion: int = 10):
     completions = [
         completion_of(tasks[i : i + tasks_per_completion]) for i in range(0, len(tasks), tasks_per_completion)
     ]
-    turn = itertools.count()  # next() on it is atomic, and the server answers in threads
-
-    def answer(prompt: str) -> str:
-        return completions[i] if (i := next(turn)) < len(completions) else ""
-
-    return answer
+    turns = iter(completions)  # next() is atomic, and the server answers in threads
+    return lambda prompt: next(turns, "")

@@ -189,7 +189,8 @@ def overlap(
         max_shared: Largest share of its 8-grams that one example may hold.
         num_pairs: How many of the nearest pairs are shown for each set.
     """
-    sets = {path: load_evaluation(path) for path in against}  # first, for a wrong path in a list is soon told
+    # First, for a wrong path in a list is soon told.
+    sets = {path: [e for _, _, e in read_entries(path, optional=("input", "output"))] for path in against}
     examples = load_examples(data_path)
     print(f"{data_path}: {len(examples):,} examples, SHA-256 {sha256_of(data_path, examples)}")
     data, num_near = Data(examples), 0
@@ -210,10 +211,6 @@ def overlap(
     if num_near:
         limits = f"ROUGE-L above {max_rouge_l:g} or more than {max_shared:.0%} of the 8-grams"
         raise UserError(f"{data_path}: {num_near} text{'s' * (num_near > 1)} of the evaluation sets in it ({limits}).")
-
-
-def load_evaluation(path: str) -> list[dict]:
-    return [example for _, _, example in read_entries(path, optional=("input", "output"))]
 
 
 def table(fields: list[Nearest], pairs: list[tuple[float, Nearest, int]]) -> str:

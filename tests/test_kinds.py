@@ -226,7 +226,7 @@ def test_constraints_and_computed_answers_are_verified():
         "Add 1 and 1.": {"kind": "mathematics", "code": "expected = [str(1 + 1)]"},
         "Sum it.": {"kind": "mathematics"},
     }
-    messages = verify.unverified(examples, kinds.codes(examples, lines))
+    messages, _ = verify.unverified(examples, kinds.codes(lines))
     assert [message.split(":")[-1].strip() for message in messages] == ["Use the word sky.", "Add 1 and 1."]
 
 
@@ -250,7 +250,7 @@ def test_code_is_run_with_its_test_where_its_language_is_installed(language):
     right = {"instruction": "Double it.", "input": "", "output": f"```{language}\n{program}\n```\nThat is all."}
     wrong = {**right, "instruction": "Double it again.", "output": right["output"].replace("2", "3").replace("8", "9")}
     lines = {e["instruction"]: {"kind": "code", "language": language, "test": test} for e in (right, wrong)}
-    messages, missing = verify.unverified_by_function([right, wrong], kinds.tests_of_code(lines))
+    messages, missing = verify.unverified([right, wrong], kinds.tests_of_code(lines))
     if shutil.which(needed) is None:
         assert (messages, missing) == ([], {needed})
     else:
@@ -262,4 +262,4 @@ def test_a_language_whose_program_is_missing_is_left_out_and_named(monkeypatch):
     monkeypatch.setenv("PATH", "")
     example = {"instruction": "Double it.", "input": "", "output": PROGRAMS["javascript"][0]}
     lines = {"Double it.": {"kind": "code", "language": "javascript", "test": PROGRAMS["javascript"][1]}}
-    assert verify.unverified_by_function([example], kinds.tests_of_code(lines)) == ([], {"node"})
+    assert verify.unverified([example], kinds.tests_of_code(lines)) == ([], {"node"})

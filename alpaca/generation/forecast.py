@@ -8,10 +8,10 @@ many kinds of distributions with a long tail have in common.
 
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
+import collections
 import dataclasses
 import math
 
-MAX_GROUPS = 100  # of answers; beyond, neighbours are taken together, so that a long run's fit stays cheap
 EXPONENTS = [0.04 * i for i in range(51)]
 USUAL_EXPONENT, ITS_SPREAD = 0.25, 0.25  # mean and standard deviation of the normal prior; a hundred tasks outweigh it
 
@@ -43,19 +43,17 @@ class Forecast:
     """The answers so far, and what they say of the tasks still missing."""
 
     def __init__(self):
-        self._groups: list[tuple[float, int, int]] = []  # log of the number known (mean), candidates judged, kept
-        self._num_prompts = self._num_candidates = 0
+        # By the log of the number known, to a tenth, so that a long run's fit stays cheap.
+        self._num_candidates, self._num_kept = collections.Counter(), collections.Counter()
+        self._num_prompts = 0
         self._num_paid_prompts = self._prompt_tokens = self._completion_tokens = 0
 
     def observe(self, num_known: int, num_prompts: int, num_candidates: int, num_kept: int) -> None:
         """Count the candidates in the answer to some prompts, of which num_kept were new beside num_known."""
         self._num_prompts += num_prompts
-        self._num_candidates += num_candidates
-        if num_candidates:
-            self._groups.append((math.log(max(num_known + num_kept / 2, 1)), num_candidates, num_kept))
-        if len(self._groups) > MAX_GROUPS:
-            pairs = zip(self._groups[::2], self._groups[1::2], strict=False)
-            self._groups = [_together(a, b) for a, b in pairs] + self._groups[len(self._groups) // 2 * 2 :]
+        x = round(math.log(max(num_known + num_kept / 2, 1)), 1)
+        self._num_candidates[x] += num_candidates
+        self._num_kept[x] += num_kept
 
     def observe_cost(self, num_prompts: int, prompt_tokens: int, completion_tokens: int) -> None:
         """Count what an answer took."""
@@ -65,12 +63,12 @@ class Forecast:
 
     def fit(self) -> tuple[float, float]:
         """c and a of the share that is new, c * known ** -a: the most probable ones, with the numbers kept Poisson."""
-        total = sum(kept for _, _, kept in self._groups)
-        origin = self._groups[0][0]  # keeps the powers near 1
-        sum_log = sum(kept * (x - origin) for x, _, kept in self._groups)
+        total = self._num_kept.total()
+        origin = min(self._num_candidates)  # keeps the powers near 1
+        sum_log = sum(kept * (x - origin) for x, kept in self._num_kept.items())
         best = (-math.inf, 0.0, 0.0)
         for a in EXPONENTS:
-            expected = sum(candidates * math.exp(-a * (x - origin)) for x, candidates, _ in self._groups)
+            expected = sum(number * math.exp(-a * (x - origin)) for x, number in self._num_candidates.items())
             log_c = math.log(total / expected)
             log_prior = -(((a - USUAL_EXPONENT) / ITS_SPREAD) ** 2) / 2
             best = max(best, (total * log_c - a * sum_log + log_prior, log_c + a * origin, a))
@@ -78,16 +76,11 @@ class Forecast:
 
     def need(self, num_known: int, num_missing: int) -> Need | None:
         """What num_missing more tasks take; None as long as nothing was kept."""
-        if not any(kept for _, _, kept in self._groups):
+        if not self._num_kept.total():
             return None
         c, a = self.fit()
         # The integral of 1 / share over the number known.
         candidates = ((num_known + num_missing) ** (1 + a) - num_known ** (1 + a)) / (c * (1 + a))
-        prompts = candidates * self._num_prompts / self._num_candidates
+        prompts = candidates * self._num_prompts / self._num_candidates.total()
         per_prompt = prompts / max(self._num_paid_prompts, 1)
         return Need(prompts, self._prompt_tokens * per_prompt, self._completion_tokens * per_prompt)
-
-
-def _together(a: tuple[float, int, int], b: tuple[float, int, int]) -> tuple[float, int, int]:
-    candidates = a[1] + b[1]
-    return (a[0] * a[1] + b[0] * b[1]) / candidates, candidates, a[2] + b[2]

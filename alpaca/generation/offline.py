@@ -10,7 +10,6 @@ Files of answers are read twice, line by line: first where each prompt's answer 
 import contextlib
 import dataclasses
 import json
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -54,14 +53,15 @@ def part_paths(output_path: str, parts: int) -> list[Path]:
 
 
 def write_requests(requests: Iterable[dict], path: Path) -> None:
-    """Write requests; what is there under this name is replaced only if it is a batch, too."""
-    read_requests(path)
     with atomic_write(path) as f:
         f.writelines(json.dumps(request) + "\n" for request in requests)
 
 
 def read_requests(path: Path) -> dict[str, dict]:
-    """The requests in a file of a batch by their custom_id; none where there is no file."""
+    """The requests in a file of a batch by their custom_id; none where there is no file.
+
+    Raises UserError where there is another file, which may not be replaced.
+    """
     check_output_path(path)
     if not path.exists():
         return {}
@@ -122,17 +122,13 @@ def find_answers(paths: list[str]) -> BatchAnswers:
     found = BatchAnswers(paths)
     for path in paths:
         check_regular(path)
-    with os_errors_in_one_line():
-        num_bytes = sum(map(os.path.getsize, paths))
-    with tqdm(total=num_bytes, desc="looking through", unit="B", unit_scale=True) as progress_bar:
-        for number, path in enumerate(paths):
-            offset = 0
-            with os_errors_in_one_line(path), open(path, "rb") as f:
-                for line_number, line in enumerate(f, start=1):
-                    if line.strip():
-                        _take_line(found, line, (number, offset), f"{path}, line {line_number}")
-                    offset += len(line)
-                    progress_bar.update(len(line))
+    for number, path in enumerate(paths):
+        offset = 0
+        with os_errors_in_one_line(path), open(path, "rb") as f:
+            for line_number, line in enumerate(tqdm(f, desc="looking through", unit="line"), start=1):
+                if line.strip():
+                    _take_line(found, line, (number, offset), f"{path}, line {line_number}")
+                offset += len(line)
     if not found.places and not found.refused:
         raise UserError(f"{', '.join(paths)}: no answer to a batch of write_batch. {found.first_foreign}".strip())
     found.refused = {prompt: reason for prompt, reason in found.refused.items() if prompt not in found.places}

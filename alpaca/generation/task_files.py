@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from alpaca.row_files import AppendOnlyFile
 from utils import UserError, atomic_write, check_regular, jload, os_errors_in_one_line
 
 MIN_TASKS_TO_FOLD = 64
-READ_AT_ONCE = 2**20  # characters, or bytes
+READ_AT_ONCE = 2**20  # characters
 # What stands in a JSON list before the first entry, between two, after the last one, and where there is none.
 OPENING, COMMA, CLOSING, EMPTY = (
     re.compile(pattern.replace(" ", r"[ \t\r\n]*")) for pattern in (r" \[ ", " , ", r" \] ", r" \[ \] ")
@@ -104,7 +105,11 @@ class TaskFiles:
             advice = f"No task is lost: {self._journal.path} has the newest. Make room and run the same command again."
             first = len(self.instructions) - self._num_unfolded
             with atomic_write(self.regen_path, mode="wb", advice=advice) as f:
-                self._copy_regen(f)
+                if self._regen_bytes:
+                    with open(self.regen_path, "rb") as old:
+                        shutil.copyfileobj(old, f)
+                    f.seek(self._regen_bytes)
+                    f.truncate()
                 for row in self._journal:
                     if row["position"] >= first:
                         f.write(regen_text(row["position"], row["task"]).encode())
@@ -113,14 +118,6 @@ class TaskFiles:
             self._num_unfolded, self._regen_bytes = 0, num_bytes
         self._log.sync()
         self._journal.clear()
-
-    def _copy_regen(self, f) -> None:
-        """Write regen.json, as far as the end of its last task, to f."""
-        if self._regen_bytes:
-            left = self._regen_bytes
-            with open(self.regen_path, "rb") as old:
-                while left:
-                    left -= f.write(old.read(min(left, READ_AT_ONCE)))
 
     def _read_regen(self) -> None:
         for leftover in self.output_dir.glob("regen.json.*.tmp"):  # of a run that was killed; others are not ours
@@ -151,7 +148,7 @@ class TaskFiles:
                     "or move the journal away."
                 )
             if "log" in row:
-                if not _is_sealed(row["log"]):
+                if not isinstance(row["log"], dict) or row["log"] != sealed(row["log"]):
                     raise UserError(f"{place}: its log is not as the run wrote it.")
                 self._unlogged.append(row["log"])
 
@@ -190,7 +187,7 @@ class TaskFiles:
         for of_prompt in entry["tasks_sha256"]:
             hashes.append(of_prompt[:left])
             left -= len(hashes[-1])
-        entry = {key: value for key, value in entry.items() if key not in ("custom_id", "line_sha256")}
+        entry = {key: value for key, value in entry.items() if key != "custom_id"}
         kept = sum(map(len, hashes))
         return sealed({**entry, "parsed": kept, "dropped": {}, "kept": kept, "tasks_sha256": hashes})
 
@@ -240,13 +237,9 @@ def regen_text(position: int, task: dict) -> str:
 
 
 def sealed(entry: dict) -> dict:
-    """A line of the log with its own hash at the end."""
-    return {**entry, "line_sha256": sha256(json.dumps(entry))}
-
-
-def _is_sealed(entry: object) -> bool:
-    """Whether a line of the log, of a run that has just been killed, is as it was written."""
-    return isinstance(entry, dict) and entry == sealed({k: v for k, v in entry.items() if k != "line_sha256"})
+    """A line of the log with its own hash, as it is now, at the end."""
+    content = {name: value for name, value in entry.items() if name != "line_sha256"}
+    return {**content, "line_sha256": sha256(json.dumps(content))}
 
 
 def sha256(text: str) -> str:

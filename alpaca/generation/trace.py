@@ -48,35 +48,19 @@ def read_hashes(log_path: Path) -> tuple[list[str], int, str]:
     """The hash of each task from the index first on, first, and what is wrong with the first line that is damaged."""
     hashes: list[str] = []
     first = None
-    with os_errors_in_one_line(log_path), open(log_path, "rb") as f:
-        for number, line in enumerate(f, start=1):
-            place = f"{log_path}, line {number}"
-            try:
-                entry = parse_json_line(line, place)
-                if damage := why_altered(entry, line):
-                    raise UserError(f"{place}: {damage}")
-            except UserError as error:
-                return hashes, first or 0, str(error)
+    try:
+        for number, entry in log_lines(log_path):
             if "first_task" not in entry:  # of a run that kept no such record
                 continue
             if first is None or entry["first_task"] < first:  # or the log of tasks that were moved away ends here
                 hashes, first = [], entry["first_task"]
             del hashes[entry["first_task"] - first :]
             if entry["first_task"] > first + len(hashes):
-                return hashes, first, f"{place}: the line before it is missing."
+                raise UserError(f"{log_path}, line {number}: the line before it is missing.")
             hashes += itertools.chain.from_iterable(entry["tasks_sha256"])
+    except UserError as error:
+        return hashes, first or 0, str(error)
     return hashes, first or 0, ""
-
-
-def why_altered(entry: object, line: bytes) -> str | None:
-    """What shows that a line of the log is not as a run wrote it."""
-    if not isinstance(entry, dict):
-        return "not a line of a run."
-    if {"first_task", "tasks_sha256", "line_sha256"} & entry.keys():
-        content = {name: value for name, value in entry.items() if name != "line_sha256"}
-        if json.dumps(sealed(content)).encode() + b"\n" != line:
-            return "it is not as the run wrote it."
-    return None
 
 
 def describe(output_dir: str, number: int) -> str:
@@ -131,11 +115,16 @@ def find_line(log_path: Path, number: int) -> tuple[int, dict]:
 
 
 def log_lines(log_path: Path) -> Iterator[tuple[int, dict]]:
+    """(number, what it holds) of each line of the log. Raises UserError for one that is not as a run wrote it."""
     with os_errors_in_one_line(log_path), open(log_path, "rb") as f:
         for number, line in enumerate(f, start=1):
-            entry = parse_json_line(line, f"{log_path}, line {number}")
-            if damage := why_altered(entry, line):
-                raise UserError(f"{log_path}, line {number}: {damage}")
+            place = f"{log_path}, line {number}"
+            entry = parse_json_line(line, place)
+            if not isinstance(entry, dict):
+                raise UserError(f"{place}: not a line of a run.")
+            has_record = {"first_task", "tasks_sha256", "line_sha256"} & entry.keys()
+            if has_record and json.dumps(sealed(entry)).encode() + b"\n" != line:
+                raise UserError(f"{place}: it is not as the run wrote it.")
             yield number, entry
 
 
