@@ -123,20 +123,20 @@ class PromptRefused(UserError):
     """A prompt that a server refuses for good, by what it says or for its length. Others may be answered."""
 
 
-def error_under_status_200(reply: typing.Any, url: str) -> Refusal | None:
-    """The error in a body or in an event of a stream, where there is one in place of an answer."""
+def raise_error_under_status_200(reply: typing.Any, url: str) -> None:
+    """Raise the Refusal in a body or in an event of a stream, where there is one in place of an answer."""
     if not isinstance(reply, dict):
-        return None
+        return
     choices = reply.get("choices") or []
     of_choices = [c["error"] for c in choices if isinstance(c, dict) and c.get("error")]
     if not (of_choices or reply.get("error") or reply.get("object") == "error"):
-        return None
+        return
     body = of_choices[0] if of_choices else reply
     code = str(_details(body).get("code"))
     if code.isdecimal() and 400 <= int(code) < 600:
-        return Refusal(int(code), body, url)
+        raise Refusal(int(code), body, url)
     # LM Studio's for an address that it does not have. Others are taken for a fault that may pass.
-    return Refusal(404 if "unexpected endpoint" in json.dumps(body).lower() else 502, body, url)
+    raise Refusal(404 if "unexpected endpoint" in json.dumps(body).lower() else 502, body, url)
 
 
 def _details(body: typing.Any) -> dict:
