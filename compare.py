@@ -90,7 +90,6 @@ def generate(
         cache_dir: where models from the Hub are kept.
     """
     decoding = Decoding(max_new_tokens, temperature, top_p)
-    decoding.check()
     check_api(api)
     if (model_name_or_path is None) == (model_name is None):
         raise UserError("generate takes either --model_name_or_path (local) or --model_name (on a server).")
@@ -266,7 +265,6 @@ def judge(
         max_concurrent_requests: requests under way at the same time, at most.
     """
     decoding = Decoding(max_new_tokens)
-    decoding.check()
     check_api(api)
     check_ranges(
         {"max_concurrent_requests": max_concurrent_requests}, {"max_concurrent_requests": (1, MAX_CONCURRENT_REQUESTS)}

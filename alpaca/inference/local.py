@@ -35,14 +35,14 @@ REPLACEMENT = "\ufffd"  # what the first bytes of an unfinished character decode
 
 @dataclass(frozen=True)
 class Decoding:
-    """How tokens are chosen. temperature 0 takes the likeliest; top_p keeps the likeliest ones of that mass."""
+    """How tokens are chosen. temperature 0 takes the likeliest; top_p keeps the likeliest ones of that mass. Raises
+    UserError for values that mean nothing."""
 
     max_new_tokens: int = 512
     temperature: float = 0.0
     top_p: float = 1.0
 
-    def check(self) -> None:
-        """Raise UserError for values that mean nothing."""
+    def __post_init__(self) -> None:
         # As top_p nears 0, the likeliest token alone is left.
         check_ranges(vars(self), {"max_new_tokens": (1, 2**31), "temperature": (0, 10), "top_p": (1e-9, 1)})
 
@@ -151,7 +151,10 @@ def load_model(model_name_or_path: str, cache_dir: str | None = None, prompt: st
     with load_errors_in_one_line(f"--model_name_or_path {name}"):
         model = transformers.AutoModelForCausalLM.from_pretrained(base, cache_dir=cache_dir, dtype=dtype, **NO_CODE)
         if base != name:
-            model = add_adapter(model, Path(name), num_rows_of(tokenizer))
+            import peft
+
+            resize_embeddings(model, num_rows_of(tokenizer))  # as they were in training
+            model = peft.PeftModel.from_pretrained(model, name).merge_and_unload()
     model.to(device).eval()
     eos_ids = model.generation_config.eos_token_id
     eos_ids = {tokenizer.eos_token_id, *(eos_ids if isinstance(eos_ids, list) else [eos_ids])} - {None}
@@ -184,14 +187,6 @@ def adapter_base(folder: Path) -> str:
             f"{folder}: its base {base} is not there. Put it back, or name its new place in adapter_config.json."
         )
     return base
-
-
-def add_adapter(model, folder: Path, num_tokens: int):
-    """The model with an adapter's weights added in, and its embeddings as they were in training."""
-    import peft
-
-    resize_embeddings(model, num_tokens)
-    return peft.PeftModel.from_pretrained(model, folder).merge_and_unload()
 
 
 def num_rows_of(tokenizer: "transformers.PreTrainedTokenizerBase") -> int:
