@@ -13,8 +13,10 @@ import html
 import ipaddress
 import os
 import re
+import signal
 import socket
 import sys
+import threading
 import typing
 
 from utils import UserError, check_ranges
@@ -206,9 +208,6 @@ def serve(
     page: "gradio.Blocks", host: str, port: int, css: str = "", head: str = "", password: str | None = None
 ) -> None:
     """Serve a page until Ctrl-C or SIGTERM; with a password, to those who log in with it under any name."""
-    import signal
-    import threading
-
     import gradio
     from starlette.middleware import Middleware
 
@@ -217,24 +216,21 @@ def serve(
 
     theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     theme.set(**READABLE)
-    try:
-        page.launch(
-            server_name=host,
-            server_port=port,
-            share=False,
-            ssr_mode=False,
-            theme=theme,
-            css=CSS + css,
-            head=head,
-            footer_links=[],
-            run_history=False,
-            quiet=True,
-            prevent_thread_lock=True,
-            auth=knows_password if password else None,
-            app_kwargs={"middleware": [Middleware(SameSiteOnly, host=host, has_password=bool(password))]},
-        )
-    except OSError as error:
-        raise UserError(f"cannot serve at {host}, port {port} ({error}). Name another --port or --host.") from None
+    page.launch(
+        server_name=host,
+        server_port=port,
+        share=False,
+        ssr_mode=False,
+        theme=theme,
+        css=CSS + css,
+        head=head,
+        footer_links=[],
+        run_history=False,
+        quiet=True,
+        prevent_thread_lock=True,
+        auth=knows_password if password else None,
+        app_kwargs={"middleware": [Middleware(SameSiteOnly, host=host, has_password=bool(password))]},
+    )
     if not password and host not in ("localhost", "127.0.0.1", "::1"):
         print("warning: whoever reaches this machine can use the page; --password asks for one.", file=sys.stderr)
     print(f"open http://{in_url(host)}:{port} in a browser; Ctrl-C ends", flush=True)
