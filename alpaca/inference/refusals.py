@@ -30,7 +30,8 @@ FILTERED = re.compile(
     re.IGNORECASE,
 )
 UNKNOWN_MODEL = re.compile(
-    r"\bmodels?\b.*(not found|not exist|n't exist|deprecated|retired)|(no such|unknown|invalid) model|pinned to",
+    r"\bmodels?\b.*(not found|not exist|n't exist|deprecated|retired)|(no such|unknown|invalid) model|pinned to|"
+    r"model_not_found",
     re.IGNORECASE,
 )
 NO_QUOTA = re.compile(r"insufficient_quota|billing|exceeded your current quota", re.IGNORECASE)
@@ -91,9 +92,7 @@ class Refusal(Exception):
     @property
     def is_unknown_model(self) -> bool:
         """Does the server say that there is no such model?"""
-        return self.status in (400, 404, 422) and (
-            self.code == "model_not_found" or bool(UNKNOWN_MODEL.search(self.message))
-        )
+        return self.status in (400, 404, 422) and bool(UNKNOWN_MODEL.search(f"{self.code} {self.message}"))
 
     def in_one_line(self, model_name: str) -> str:
         """What to tell the user where nothing helps."""
