@@ -109,7 +109,8 @@ class ServerModel:
             try:
                 await client.models.with_raw_response.list()  # whatever it is: the client would take it for a list
             except openai.APIConnectionError as error:
-                raise_own(error)
+                if isinstance(error.__cause__, UserError):  # what bound_response raised
+                    raise error.__cause__ from None
                 raise UserError(
                     f"no server at {client.base_url} ({error.__cause__ or error}). "
                     "Start it, or set OPENAI_BASE_URL to another."
@@ -218,7 +219,8 @@ class ServerModel:
                     raise
                 reason, asked_wait_sec, is_limit = refusal.message, refusal.wait_sec, refusal.status == 429
             except openai.APIConnectionError as error:
-                raise_own(error)
+                if isinstance(error.__cause__, UserError):  # what bound_response raised
+                    raise error.__cause__ from None
                 # The client's own text is "Connection error."; its cause says which.
                 reason = f"{error.request.url}: {str(error.__cause__ or '') or error.message}"
             except httpx2.HTTPError as error:  # which the client lets through as it reads why a stream is refused
@@ -274,10 +276,10 @@ class ServerModel:
         way, status = self._way, refusal.status
         lacks_api = status in (404, 405, 501) and not refusal.is_unknown_model
         lacks_api |= status in (400, 404, 405, 422, 501) and bool(re.search(r"\bchat\b", message))
-        change, what_now = None, ""
+        change, why, what_now = {}, f"the server refuses a request ({message})", ""
         if lacks_api and way.api != self._apis[-1] and "v1/responses" not in message:
-            change = {"api": self._apis[-1]}
-            self._notice(f"{self.model_name} does not take the {way.api} API: going on with the {self._apis[-1]} API")
+            change, what_now = {"api": self._apis[-1]}, f"with the {self._apis[-1]} API"
+            why = f"{self.model_name} does not take the {way.api} API"
         elif refusal.is_unknown_model or status not in (400, 422):
             pass
         elif "max_completion_tokens" in message and way.max_tokens_name == "max_tokens":
@@ -290,11 +292,10 @@ class ServerModel:
             change, what_now = {"takes_lists": False}, "one prompt per request"
         elif refused:
             change, what_now = {"refused": way.refused | {refused}}, f"without {refused}"
-        if change is None:
+        if not change:
             raise UserError(refusal.in_one_line(self.model_name)) from None
         self._way = way._replace(**change)
-        if what_now:
-            self._notice(f"the server refuses a request ({message}): going on {what_now}")
+        self._notice(f"{why}: going on {what_now}")
 
 
 # ---- Requests ----
@@ -361,12 +362,6 @@ async def bound_response(response) -> None:
                 yield chunk
 
     response.stream = BoundedStream(response.stream)
-
-
-def raise_own(error: "openai.OpenAIError") -> None:
-    """Raise the UserError, if there is one, that the official client has wrapped."""
-    if isinstance(error.__cause__, UserError):
-        raise error.__cause__ from None
 
 
 async def as_answered(
