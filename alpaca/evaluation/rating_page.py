@@ -48,9 +48,7 @@ CSS = """
 """
 # The script that presses the buttons when their keys are pressed, and lets no press count twice.
 KEYS = {key: verdict for verdict, (_, keys) in BUTTONS.items() for key in keys}
-HEAD = (
-    f"<script>const PAUSE_MS = {PAUSE_MS}, KEYS = {json.dumps(KEYS)};"
-    + """
+SCRIPT = """
 let pressed = -Infinity, shown = 0;  // when the last press counted, and when its pair showed
 const showed = () => { shown = performance.now(); window.scrollTo(0, 0); };
 document.addEventListener("click", (event) => {
@@ -65,8 +63,8 @@ document.addEventListener("keydown", (event) => {
   const button = document.getElementById("vote-" + KEYS[event.key]);
   if (button && button.offsetParent && !button.disabled) { event.preventDefault(); button.click(); }
 });
-</script>"""
-)
+"""
+HEAD = f"<script>const PAUSE_MS = {PAUSE_MS}, KEYS = {json.dumps(KEYS)};{SCRIPT}</script>"
 
 
 class BlindEvaluation:
