@@ -93,12 +93,12 @@ class LocalModel:
 
 def load_tokenizer(model_name_or_path: str, cache_dir: str | None = None) -> "transformers.PreTrainedTokenizerBase":
     """The tokenizer of a model, or of an adapter folder: its own, or else its base's."""
-    name, base = find_base(model_name_or_path)
+    base = find_base(model_name_or_path)
     import transformers
 
-    has_tokenizer = name == base or any((Path(name) / file).is_file() for file in TOKENIZER_FILES)
-    with load_errors_in_one_line(f"--model_name_or_path {name}"):
-        source = name if has_tokenizer else base
+    has_tokenizer = any((Path(model_name_or_path) / file).is_file() for file in TOKENIZER_FILES)
+    with load_errors_in_one_line(f"--model_name_or_path {model_name_or_path}"):
+        source = model_name_or_path if has_tokenizer else base
         return transformers.AutoTokenizer.from_pretrained(source, cache_dir=cache_dir, **NO_CODE)
 
 
@@ -119,16 +119,15 @@ def find_prompt_form(tokenizer: "transformers.PreTrainedTokenizerBase", prompt: 
     return {"auto": "chat" if has_own else "alpaca"}.get(prompt, prompt)
 
 
-def find_base(model_name_or_path: str) -> tuple[str, str]:
-    """The name, and the model to load: another one where the name is an adapter's folder. Raises UserError where
-    there is none."""
+def find_base(model_name_or_path: str) -> str:
+    """The model to load: another one where the name is an adapter's folder. Raises UserError where there is none."""
     folder = Path(model_name_or_path)
     if not folder.is_dir() and not is_hub_name(model_name_or_path):
         raise UserError(f"--model_name_or_path {model_name_or_path}: no such folder.")
     is_adapter = (folder / "adapter_config.json").is_file()
     if folder.is_dir() and not is_adapter and not (folder / "config.json").is_file():
         raise UserError(f"--model_name_or_path {folder}: neither config.json (a model) nor adapter_config.json in it.")
-    return model_name_or_path, adapter_base(folder) if is_adapter else model_name_or_path
+    return adapter_base(folder) if is_adapter else model_name_or_path
 
 
 def load_model(model_name_or_path: str, cache_dir: str | None = None, prompt: str = "auto") -> LocalModel:
@@ -140,7 +139,7 @@ def load_model(model_name_or_path: str, cache_dir: str | None = None, prompt: st
     tokenizer = load_tokenizer(model_name_or_path, cache_dir)
     prompt_form = find_prompt_form(tokenizer, prompt)
     print(PROMPT_NOTICE[prompt_form], file=sys.stderr)
-    name, base = find_base(model_name_or_path)
+    base = find_base(model_name_or_path)
 
     import torch
     import transformers
@@ -148,17 +147,17 @@ def load_model(model_name_or_path: str, cache_dir: str | None = None, prompt: st
     transformers.utils.logging.disable_progress_bar()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if device == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
-    with load_errors_in_one_line(f"--model_name_or_path {name}"):
+    with load_errors_in_one_line(f"--model_name_or_path {model_name_or_path}"):
         model = transformers.AutoModelForCausalLM.from_pretrained(base, cache_dir=cache_dir, dtype=dtype, **NO_CODE)
-        if base != name:
+        if base != model_name_or_path:
             import peft
 
             resize_embeddings(model, num_rows_of(tokenizer))  # as they were in training
-            model = peft.PeftModel.from_pretrained(model, name).merge_and_unload()
+            model = peft.PeftModel.from_pretrained(model, model_name_or_path).merge_and_unload()
     model.to(device).eval()
     eos_ids = model.generation_config.eos_token_id
-    eos_ids = {tokenizer.eos_token_id, *(eos_ids if isinstance(eos_ids, list) else [eos_ids])} - {None}
-    return LocalModel(name, model, tokenizer, frozenset(eos_ids), max_length(model.config), prompt_form)
+    eos_ids = frozenset([tokenizer.eos_token_id, *(eos_ids if isinstance(eos_ids, list) else [eos_ids])]) - {None}
+    return LocalModel(model_name_or_path, model, tokenizer, eos_ids, max_length(model.config), prompt_form)
 
 
 @contextlib.contextmanager
