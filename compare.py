@@ -20,21 +20,15 @@ import re
 import sys
 from pathlib import Path
 
-from alpaca.evaluation.predictions import Pair, Task, load_pairs, load_tasks, prediction
-from alpaca.evaluation.results import (
-    FIGURE_TITLE,
-    draw,
-    human_table,
-    judge_table,
-    judged_pairs,
-    rated_pairs,
-    verdict_check,
-)
+from alpaca.evaluation import results
+from alpaca.evaluation.predictions import Pair, Task, load_pairs, load_tasks
+from alpaca.evaluation.rating_page import CSS, HEAD, BlindEvaluation, build_page
 from alpaca.evaluation.win_rate import num_pairs_needed
 from alpaca.inference import local
 from alpaca.inference.local import Decoding
 from alpaca.inference.refusals import PromptRefused
 from alpaca.inference.server import MAX_CONCURRENT_REQUESTS, ServerModel, as_answered, chat_message, check_api
+from alpaca.inference.web_page import check_port, serve
 from alpaca.row_files import AppendOnlyFile, read_settings_and_rows
 from utils import (
     UserError,
@@ -51,6 +45,8 @@ from utils import (
     shipped,
     without_secrets,
 )
+
+RANGES = {"batch_size": (1, math.inf), "max_concurrent_requests": (1, MAX_CONCURRENT_REQUESTS)}
 
 # ---- Responses ----
 
@@ -89,15 +85,11 @@ def generate(
         max_concurrent_requests: requests to a server under way at the same time, at most.
         cache_dir: where models from the Hub are kept.
     """
-    decoding = Decoding(max_new_tokens, temperature, top_p)
-    decoding.check()
+    check_ranges(locals(), RANGES)
     check_api(api)
+    decoding = Decoding(max_new_tokens, temperature, top_p)
     if (model_name_or_path is None) == (model_name is None):
         raise UserError("generate takes either --model_name_or_path (local) or --model_name (on a server).")
-    check_ranges(
-        {"batch_size": batch_size, "max_concurrent_requests": max_concurrent_requests},
-        {"batch_size": (1, math.inf), "max_concurrent_requests": (1, MAX_CONCURRENT_REQUESTS)},
-    )
     check_output_path(output_path)
     tasks = load_tasks(shipped(instructions_path))
     name = model_name or model_name_or_path
@@ -162,11 +154,13 @@ def response_check(num_tasks: int):
 def write_predictions(
     rows: list[dict], tasks: list[Task], generator: str, dataset: str, output_path: str, prompt_form: str | None
 ) -> None:
-    """Write the collected responses in the order of their tasks."""
+    """Write the collected responses in the order of their tasks, in AlpacaEval's format."""
     outputs = {row["index"]: row["output"] for row in rows}
-    entries = [prediction(task, outputs[i], generator, dataset) for i, task in enumerate(tasks)]
-    if prompt_form:
-        entries = [{**entry, "prompt": prompt_form} for entry in entries]
+    about = {"generator": generator} | ({"prompt": prompt_form} if prompt_form else {})
+    entries = [
+        {"dataset": dataset, "instruction": task.text, "input": task.input, "output": outputs[i], **about}
+        for i, task in enumerate(tasks)
+    ]
     jdump(entries, output_path)
     reasons = [row["finish_reason"] for row in rows]
     num_empty = sum(not row["output"] for row in rows)
@@ -265,36 +259,29 @@ def judge(
         max_new_tokens: longest reply of the judge, in tokens.
         max_concurrent_requests: requests under way at the same time, at most.
     """
-    decoding = Decoding(max_new_tokens)
-    decoding.check()
+    check_ranges(locals(), RANGES)
     check_api(api)
-    check_ranges(
-        {"max_concurrent_requests": max_concurrent_requests}, {"max_concurrent_requests": (1, MAX_CONCURRENT_REQUESTS)}
-    )
+    decoding = Decoding(max_new_tokens)
     template = load_judge_prompt(shipped(prompt_path))
     names, pairs = load_pairs(predictions_1, predictions_2)
     settings = {**pair_settings("judge", names, pairs), "judge": model_name, "prompt": digest([template])}
-    with AppendOnlyFile(output_path, settings, check=verdict_check("judge", keys_of(pairs))) as file:
+    check = results.verdict_check("judge", {pair.task for pair in pairs})
+    with AppendOnlyFile(output_path, settings, check=check) as file:
         done = {(row["instruction"], row["input"], row["first"]) for row in file.rows}
-        items = [
-            (pair, first)
-            for pair in pairs
-            for first in (1, 2)
-            if (pair.task.instruction, pair.task.input, first) not in done
-        ]
+        items = [(pair, first) for pair in pairs for first in (1, 2) if (*pair.task, first) not in done]
         requests = ((item, prompt, prompt) for item in items for prompt in [judge_prompt(template, *item)])
         replies = ask_concurrently(model_name, api, decoding, requests, max_concurrent_requests) if items else ()
         num_unparsable = 0
         progress = with_progress(replies, 2 * len(pairs), len(done), "verdicts")
         for (pair, first), reply, finish_reason in progress:
             verdict = {"length": "unparsable", "refused": "refused"}.get(finish_reason) or read_verdict(reply)
-            row = {"instruction": pair.task.instruction, "input": pair.task.input, "first": first, "verdict": verdict}
-            file.append({**row, "lengths": pair.lengths, "reply": reply})
+            row = {**pair.task._asdict(), "first": first, "verdict": verdict, "lengths": pair.lengths, "reply": reply}
+            file.append(row)
             num_unparsable += verdict == "unparsable"
             progress.set_postfix_str(f"{num_unparsable} unparsable")
             if verdict == "unparsable" and num_unparsable == MANY_UNPARSABLE:
                 progress.write(many_unparsable(reply, finish_reason), file=sys.stderr)
-        print(judge_table(names, file.rows))
+        print(results.judge_table(names, file.rows))
 
 
 def many_unparsable(reply: str, finish_reason: str | None) -> str:
@@ -329,11 +316,6 @@ def read_verdict(reply: str) -> str:
     return VERDICT_NAMES[found.pop()] if len(found) == 1 else "unparsable"
 
 
-def keys_of(pairs: list[Pair]) -> set[tuple[str, str]]:
-    """What verdicts name the pairs by."""
-    return {(pair.task.instruction, pair.task.input) for pair in pairs}
-
-
 def pair_settings(kind: str, names: tuple[str, str], pairs: list[Pair]) -> dict:
     """What a file of verdicts begins with: a verdict holds for these responses only."""
     texts = (text for pair in pairs for text in (pair.task.text, *pair.outputs))
@@ -363,15 +345,13 @@ def human(
         port: port to serve at.
         password: what raters have to log in with, under any name.
     """
-    from alpaca.evaluation.rating_page import CSS, BlindEvaluation, build_page, keyboard
-    from alpaca.inference.web_page import check_port, serve
-
     names, pairs = load_pairs(predictions_1, predictions_2)
     check_port(host, port)
     settings = {**pair_settings("human", names, pairs), "seed": seed}
-    with AppendOnlyFile(output_path, settings, check=verdict_check("human", keys_of(pairs))) as file:
-        serve(build_page(BlindEvaluation(pairs, file, seed)), host, port, CSS, keyboard(), password)
-        print(human_table(names, file.rows))
+    check = results.verdict_check("human", {pair.task for pair in pairs})
+    with AppendOnlyFile(output_path, settings, check=check) as file:
+        serve(build_page(BlindEvaluation(pairs, file, seed)), host, port, CSS, HEAD, password)
+        print(results.human_table(names, file.rows))
 
 
 # ---- Results ----
@@ -385,21 +365,21 @@ def report(verdicts_path: str, figure: str | None = None) -> None:
         figure: PNG or SVG file that gets a picture of the win rates with their intervals.
     """
     if figure:
-        check_figure_path(figure, FIGURE_TITLE)
-    kinds = {"judge": (judge_table, judged_pairs), "human": (human_table, rated_pairs)}
+        check_figure_path(figure, results.FIGURE_TITLE)
+    kinds = {"judge": (results.judge_table, results.judged_pairs), "human": (results.human_table, results.rated_pairs)}
 
     def check_for(settings: dict):
         are_texts = all(isinstance(settings.get(name), str) for name in ("kind", "model_1", "model_2"))
         if not are_texts or settings["kind"] not in kinds:
             raise UserError(f"{verdicts_path}: not a file of `compare.py judge` or `compare.py human`.")
-        return verdict_check(settings["kind"])
+        return results.verdict_check(settings["kind"])
 
     settings, rows = read_settings_and_rows(verdicts_path, check_for)
     names = settings["model_1"], settings["model_2"]
     table, pairs = kinds[settings["kind"]]
     print(table(names, rows))
     if figure:
-        save_figure(draw(names, pairs(rows)), [figure], FIGURE_TITLE)
+        save_figure(results.draw(names, pairs(rows)), [figure], results.FIGURE_TITLE)
         print(f"Wrote {figure}.")
 
 

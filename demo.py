@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from alpaca.inference.local import Decoding, load_model, stream
 from alpaca.inference.refusals import PromptRefused
 from alpaca.inference.server import ServerModel, chat_message, check_api
+from alpaca.inference.web_page import card, check_port, import_gradio, serve, show_markdown, show_text
 from utils import UserError, check_ranges, format_prompt, printable, run_commands
 
 NOTICE = (
@@ -113,7 +114,6 @@ def chat(
         cache_dir: where models from the Hub are kept.
     """
     decoding = Decoding(max_new_tokens, temperature, top_p)
-    decoding.check()
     about, respond = responder(model_name_or_path, model_name, api, cache_dir, prompt)
     with asyncio.Runner() as runner:
 
@@ -228,10 +228,7 @@ def web(
         api: how to ask a server; completions, chat, or auto, which begins with chat.
         cache_dir: where models from the Hub are kept.
     """
-    from alpaca.inference.web_page import check_port, serve
-
     defaults = Decoding(max_new_tokens, temperature, top_p)
-    defaults.check()
     check_ranges({"max_concurrent_generations": max_concurrent_generations}, {"max_concurrent_generations": (1, 1000)})
     check_port(host, port)
     models = [responder(model_name_or_path, model_name, api, cache_dir, prompt)]
@@ -271,8 +268,6 @@ class Answered:
 
 def response_cards(responses: list[tuple[str, str]], max_new_tokens: int) -> list[str]:
     """The HTML of each (response, why it ended)."""
-    from alpaca.inference.web_page import card, show_markdown
-
     cards = []
     for number, (response, ended) in enumerate(responses, start=1):
         title = "Response" if len(responses) == 1 else f"Response of model {number}"
@@ -283,8 +278,6 @@ def response_cards(responses: list[tuple[str, str]], max_new_tokens: int) -> lis
 
 def show_earlier(visit: list[Answered]) -> str:
     """The HTML of what was answered in a visit, the latest first, to be unfolded."""
-    from alpaca.inference.web_page import card, show_text
-
     folded = []
     for answered in reversed(visit):
         beginning = html.escape(" ".join(answered.instruction.split())[:80])
@@ -294,49 +287,34 @@ def show_earlier(visit: list[Answered]) -> str:
     return f"<b>Earlier in this visit</b>{''.join(folded)}" if folded else ""
 
 
-def check_asked(instruction: str, input: str, decoding: Decoding) -> None:
-    """Raise UserError for what cannot be answered. The page limits it too, but what arrives need not come from it."""
-    if not instruction:
-        raise UserError("Please write an instruction first.")
-    if max(len(instruction), len(input)) > MAX_CHARS:
-        raise UserError(f"Instruction and input can have {MAX_CHARS:,} characters each.")
-    decoding.check()
-
-
-async def grow(answered: Answered, models: list[tuple], decoding: Decoding):
-    """Fill in an instruction's responses as they are written; a turn whenever one has grown."""
-    streams = [respond(answered.instruction, answered.input, decoding) for _, respond in models]
-    async with contextlib.aclosing(in_turns(streams)) as turns:
-        async for responses in turns:
-            answered.cards = response_cards(responses, decoding.max_new_tokens)
-            yield
-
-
 def build_page(models: list[tuple], defaults: Decoding, max_concurrent_generations: int):
     """The page: instruction, input, the responses of one or two models as they are written, how they are decoded, and
     what was asked before. models: what responder() returns for each."""
-    from alpaca.inference.web_page import import_gradio
-
     gr = import_gradio()
     places = asyncio.Semaphore(max_concurrent_generations)  # here, whichever way a request has come
 
     async def answer(instruction, input, temperature, top_p, max_new_tokens, visit, event: gr.EventData):
         if event.target is again and visit:
             instruction, input = visit[-1].instruction, visit[-1].input
-        # No text at all, or half a surrogate pair, may come from elsewhere than the page.
+        # What arrives need not come from the page: it may be too long, no text at all, or half a surrogate pair.
         asked = [(text or "").encode("utf-8", "replace").decode().strip() for text in (instruction, input)]
-        answered = Answered(*asked, response_cards([("", "")] * len(models), 0))
-        decoding = Decoding(int(min(defaults.max_new_tokens, max_new_tokens)), temperature, top_p)
         try:
-            check_asked(answered.instruction, answered.input, decoding)
+            if not asked[0]:
+                raise UserError("Please write an instruction first.")
+            if max(map(len, asked)) > MAX_CHARS:
+                raise UserError(f"Instruction and input can have {MAX_CHARS:,} characters each.")
+            decoding = Decoding(int(min(defaults.max_new_tokens, max_new_tokens)), temperature, top_p)
         except UserError as error:
             raise gr.Error(html.escape(str(error)), print_exception=False) from None
+        answered = Answered(*asked, response_cards([("", "")] * len(models), 0))
         yield [*answered.cards, show_earlier(visit), *[gr.update(interactive=False)] * 2]
         # Before it is complete, so that a response that is stopped is kept as far as it has come.
         visit.append(answered)
         del visit[:-MAX_EARLIER]
-        async with places, contextlib.aclosing(grow(answered, models, decoding)) as turns:
-            async for _ in turns:
+        streams = [respond(*asked, decoding) for _, respond in models]
+        async with places, contextlib.aclosing(in_turns(streams)) as turns:
+            async for turn in turns:
+                answered.cards = response_cards(turn, decoding.max_new_tokens)
                 # Not the buttons again: such a piece could arrive after a press of Stop, and lock them for good.
                 yield [*answered.cards, *[gr.skip()] * 3]
         yield [*answered.cards, gr.skip(), *[gr.update(interactive=True)] * 2]

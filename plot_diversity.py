@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from alpaca.examples import read_entries
+from alpaca.examples import FIELDS, read_entries
 from alpaca.generation.novelty import nearest_neighbours
 from alpaca.generation.root_verbs import Pair, root_verbs
 from utils import UserError, check_figure_path, os_errors_in_one_line, run_commands, save_figure
@@ -43,12 +43,6 @@ QUANTILES = 0.1, 0.5, 0.9
 TITLE = "Root verbs and direct objects of instructions"  # in the files' metadata, which shows whose they are
 
 
-class Task(typing.NamedTuple):
-    instruction: str
-    input: str
-    output: str
-
-
 class Group(typing.NamedTuple):
     """A root verb, how many instructions have it with a direct object, and its most frequent objects with counts."""
 
@@ -64,20 +58,16 @@ class Wedge(typing.NamedTuple):
     hue: float  # 0 to 1, that of its verb
 
 
-def load_tasks(data_path: str) -> list[Task]:
-    """The tasks of a file or a dataset on the Hub; of seed tasks, the first instance counts.
-
-    Raises UserError for a file that cannot be read, or an entry without an instruction.
-    """
-    return [Task(**example) for _, _, example in read_entries(data_path, optional=("input", "output"))]
+def load_tasks(data_path: str) -> list[dict[str, str]]:
+    """Instruction, input and output of each task of a file or a dataset on the Hub; of seed tasks, the first instance
+    counts. Raises UserError for a file that cannot be read, or an entry without an instruction."""
+    return [example for _, _, example in read_entries(data_path, optional=("input", "output"))]
 
 
 def most_frequent(pairs: list[Pair]) -> list[Group]:
     """The root verbs that have objects most often, each with its most frequent ones."""
-    counts = collections.Counter(pair for pair in pairs if pair[1] is not None)
-    verbs = collections.Counter()
-    for (verb, _), count in counts.items():
-        verbs[verb] += count
+    counts = collections.Counter((verb, obj) for verb, obj in pairs if obj is not None)
+    verbs = collections.Counter(verb for verb, obj in pairs if obj is not None)
     # Equal counts in alphabetical order: the figure is the same in every run.
     order = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     chosen = sorted(verbs, key=lambda verb: (-verbs[verb], verb))[:NUM_VERBS]
@@ -221,20 +211,20 @@ def check_paths(output_path: str) -> list[Path]:
     return paths
 
 
-def measure(tasks: list[Task], pairs: list[Pair], num_cpus: int) -> dict[str, str]:
+def measure(tasks: list[dict[str, str]], pairs: list[Pair], num_cpus: int) -> dict[str, str]:
     """The rows of the table of diversity for one data file."""
-    nearest = nearest_neighbours([task.instruction for task in tasks], num_cpus)
+    nearest = nearest_neighbours([task["instruction"] for task in tasks], num_cpus)
     rows = {
         "tasks": f"{len(tasks):,}",
-        "with an input": _percent(sum(bool(task.input) for task in tasks), len(tasks)),
+        "with an input": _percent(sum(bool(task["input"]) for task in tasks), len(tasks)),
         "with a root verb": _percent(sum(verb is not None for verb, _ in pairs), len(tasks)),
         "with a root verb and a direct object": _percent(sum(obj is not None for _, obj in pairs), len(tasks)),
         "distinct root verbs": f"{len({verb for verb, _ in pairs if verb}):,}",
         "distinct verb-object pairs": f"{len({pair for pair in pairs if pair[1]}):,}",
         "ROUGE-L to the nearest neighbour, mean / highest": f"{nearest.mean():.2f} / {nearest.max():.2f}",
     }
-    for part in Task._fields:
-        lengths = [len(text.split()) for task in tasks if (text := getattr(task, part))]
+    for part in FIELDS:
+        lengths = [len(task[part].split()) for task in tasks if task[part]]
         name = f"words per {part}, " + " / ".join(f"{q:.0%}" for q in QUANTILES)
         rows[name] = " / ".join(f"{quantile:.0f}" for quantile in np.quantile(lengths, QUANTILES)) if lengths else "-"
     return rows
@@ -286,7 +276,7 @@ def plot(
     num_cpus = os.cpu_count() or 1
     paths = [data_path, *filter(None, map(str.strip, (compare_paths or "").split(",")))]
     files = [load_tasks(path) for path in paths]
-    pairs = [root_verbs([task.instruction for task in tasks], num_cpus) for tasks in files]
+    pairs = [root_verbs([task["instruction"] for task in tasks], num_cpus) for tasks in files]
     groups = most_frequent(pairs[0])
     if not groups:
         raise UserError(f"{data_path}: no instruction has a verb with a direct object. Are the instructions English?")

@@ -10,7 +10,6 @@ import contextlib
 import difflib
 import errno
 import fcntl
-import functools
 import inspect
 import json
 import math
@@ -287,21 +286,19 @@ def run_commands(commands: dict[str, Callable], argv: list[str] | None = None) -
     named 2024 becomes a number). Here names are compared with the signature first, and each value is read as its
     parameter's annotation says. A UserError becomes one line on stderr and exit code 1.
     """
-    argv = sys.argv[1:] if argv is None else argv
-    script = Path(sys.argv[0]).name
+    argv = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    name, script = argv[0], Path(sys.argv[0]).name
     try:
-        if argv and argv[0] not in (*commands, "-h", "--help", "--"):
-            hint = did_you_mean(argv[0], commands)
-            raise UserError(f"no command {argv[0]!r}.{hint} Commands: {', '.join(commands)}.")
-        if not argv or {"-h", "--help"} & set(argv):
-            print(command_help(argv[0], commands[argv[0]]) if argv and argv[0] in commands else script_help(commands))
+        if name not in (*commands, "-h", "--help"):
+            raise UserError(f"no command {name!r}.{did_you_mean(name, commands)} Commands: {', '.join(commands)}.")
+        if {"-h", "--help"} & set(argv):
+            print(command_help(name, commands[name]) if name in commands else script_help(commands))
             return
         import fire
 
-        argv = _with_lists_as_one(argv, commands.get(argv[0]))
-        as_text = fire.decorators.SetParseFn(str)
+        run = fire.decorators.SetParseFn(str)(_checked(name, commands[name]))
         with os_errors_in_one_line():  # wherever one comes from
-            fire.Fire({name: as_text(_checked(name, f)) for name, f in commands.items()}, command=argv, name=script)
+            fire.Fire(run, command=_with_lists_as_one(argv[1:], commands[name]), name=f"{script} {name}")
             sys.stdout.flush()
     except BrokenPipeError:  # `report | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the interpreter's end
@@ -326,35 +323,32 @@ def command_help(name: str, command: Callable) -> str:
     script_doc = inspect.getdoc(inspect.getmodule(command)) or ""
     examples = re.findall(rf"^ *(.*python\S* .*\b{name}\b(?:.*\\\n)*.*)$", script_doc, re.MULTILINE)
     text, _, arguments = (inspect.getdoc(command) or name).partition("\nArgs:\n")
-    parts = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", arguments, re.MULTILINE)
-    texts = {parameter: " ".join(description.split()) for parameter, description in parts}
-    required, optional = [], []
+    texts = dict(re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", arguments, re.MULTILINE))
+    width = min(shutil.get_terminal_size().columns, 110)
+    required, optional = ["Needed:"], ["Flags, with their defaults:"]
     for p in inspect.signature(command).parameters.values():
-        is_required = p.default is inspect.Parameter.empty
-        default = "" if is_required or p.default is None else f" ({p.default})"
-        width = min(shutil.get_terminal_size().columns, 110)
-        lines = textwrap.wrap(texts.get(p.name, "") + default, width - 6) or [""]
-        (required if is_required else optional).extend([f"  --{p.name}", *(f"      {line}".rstrip() for line in lines)])
-    groups = [[*examples], [text.strip()], ["Needed:", *required], ["Flags, with their defaults:", *optional]]
-    return "\n\n".join("\n".join(group) for group in groups if group and not group[-1].endswith(":"))
+        default = "" if p.default in (p.empty, None) else f" ({p.default})"
+        text_of_flag = " ".join(texts.get(p.name, "").split()) + default
+        lines = textwrap.fill(text_of_flag, width, initial_indent=" " * 6, subsequent_indent=" " * 6)
+        (required if p.default is p.empty else optional).append(f"  --{p.name}\n{lines}")
+    groups = [examples, [text.strip()], *(group for group in (required, optional) if len(group) > 1)]
+    return "\n\n".join("\n".join(group) for group in groups if group)
 
 
 LIST_SEPARATOR = "\0"  # which no argument of a command line can hold
 
 
-def _with_lists_as_one(argv: list[str], command: Callable | None) -> list[str]:
+def _with_lists_as_one(argv: list[str], command: Callable) -> list[str]:
     """argv with the values of each flag that takes several, --flag a b c, as one: fire takes one per flag."""
-    parameters = inspect.signature(command).parameters if command else {}
-    takes_several = {f"--{p.name}" for p in parameters.values() if "list" in str(p.annotation)}
+    parameters = inspect.signature(command).parameters.values()
+    takes_several = {f"--{p.name}" for p in parameters if "list" in str(p.annotation)}
     joined, is_list = [], False
     for text in argv:
         if text.startswith("-") or not is_list:
             is_list = text.split("=")[0] in takes_several
             joined.append(text)
-        elif joined[-1] in takes_several:
-            joined.append(text)
         else:
-            joined[-1] += LIST_SEPARATOR + text
+            joined[-1] += (LIST_SEPARATOR if "=" in joined[-1] else "=") + text
     return joined
 
 
@@ -362,15 +356,13 @@ def _checked(name: str, command: Callable) -> Callable:
     """command as one that takes any value and flag, as texts, so that fire hands over all; what does not fit raises."""
     parameters = inspect.signature(command).parameters
 
-    @functools.wraps(command)
     def run(*values: str, **flags: str) -> None:
         given = {}
         for flag, text in flags.items():
-            # -x is the one flag that starts with x.
-            fitting = [flag] if flag in parameters else [p for p in parameters if p[0] == flag]
+            fitting = [p for p in parameters if flag in (p, p[0])]  # -x is the one flag that starts with x
             if len(fitting) != 1:
-                known = [f"--{p}" for p in parameters]
-                raise UserError(f"{name} has no flag --{flag}.{did_you_mean('--' + flag, known)}")
+                hint = did_you_mean(f"--{flag}", [f"--{p}" for p in parameters])
+                raise UserError(f"{name} has no flag --{flag}.{hint}")
             given[fitting[0]] = text
         free = [p for p in parameters if p not in given]
         if len(values) > len(free):
@@ -379,32 +371,26 @@ def _checked(name: str, command: Callable) -> Callable:
         missing = [f"--{p}" for p in free[len(values) :] if parameters[p].default is inspect.Parameter.empty]
         if missing:
             raise UserError(f"{name} needs {' and '.join(missing)}.")
-        command(**{p: _read_value(parameters[p], text) for p, text in given.items()})
+        command(**{p: _read_value(p, parameters[p].annotation, text) for p, text in given.items()})
 
     # The names, too, since fire reads --noisy as "--isy False" where it does not know noisy.
-    values, flags = inspect.signature(run, follow_wrapped=False).parameters.values()
+    values, flags = inspect.signature(run).parameters.values()
     named = [p.replace(kind=p.KEYWORD_ONLY, default=None) for p in parameters.values()]
     run.__signature__ = inspect.Signature([values, *named, flags])
     return run
 
 
-def _read_value(parameter: inspect.Parameter, text: str) -> typing.Any:
-    """A flag's text read as the parameter's annotation says (str, int, float, bool, list[X], X | None)."""
-    is_union = isinstance(parameter.annotation, types.UnionType)
-    kinds = typing.get_args(parameter.annotation) if is_union else (parameter.annotation,)
+def _read_value(flag: str, annotation: typing.Any, text: str) -> typing.Any:
+    """A flag's text read as its annotation says: str, int, float, bool, list[X], or one of these or None."""
+    kinds = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
     if types.NoneType in kinds and text == "None":
         return None
-    for kind in kinds:
-        if typing.get_origin(kind) is list:
-            one = parameter.replace(annotation=typing.get_args(kind)[0])
-            return [_read_value(one, value) for value in text.split(LIST_SEPARATOR)]
-    if str in kinds:
-        return text
-    if bool in kinds and text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    for kind in (int, float):
-        if kind in kinds:
-            with contextlib.suppress(ValueError):
-                return kind(text)
-    names = " or ".join("None" if kind is types.NoneType else kind.__name__ for kind in kinds)
-    raise UserError(f"--{parameter.name} takes {names}, not {text[:100]!r}.")
+    kind = kinds[0]
+    if typing.get_origin(kind) is list:
+        [one] = typing.get_args(kind)
+        return [_read_value(flag, one, value) for value in text.split(LIST_SEPARATOR)]
+    try:
+        return {"true": True, "false": False}[text.lower()] if kind is bool else kind(text)
+    except (KeyError, ValueError):
+        names = " or ".join("None" if kind is types.NoneType else kind.__name__ for kind in kinds)
+        raise UserError(f"--{flag} takes {names}, not {text[:100]!r}.") from None

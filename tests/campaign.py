@@ -296,8 +296,9 @@ pairs = load_pairs("ours.json", "theirs.json")[1]
 evaluation = BlindEvaluation(pairs, AppendOnlyFile("votes.jsonl", {"kind": "human"}), 0)
 for rater in map(str, range(1000)):
     while view := evaluation.next_view(rater):
-        evaluation.vote(rater, view.position, "first")
-        print(json.dumps([rater, view.instruction]), flush=True)
+        position, task, _ = view
+        evaluation.vote(rater, position, "first")
+        print(json.dumps([rater, task.instruction]), flush=True)
 """
 
 

@@ -273,9 +273,10 @@ def test_several_raters_vote_at_once_in_orders_of_their_own(tmp_path):
 
         def rate(rater):
             while (view := evaluation.next_view(rater)) is not None:
-                verdict = "first" if view.responses[0].startswith("a") else "second"
-                assert evaluation.vote(rater, view.position, verdict)
-                assert not evaluation.vote(rater, view.position, "tie")  # a double click
+                position, _, responses = view
+                verdict = "first" if responses[0].startswith("a") else "second"
+                assert evaluation.vote(rater, position, verdict)
+                assert not evaluation.vote(rater, position, "tie")  # a double click
 
         threads = [threading.Thread(target=rate, args=(f"rater {i}",)) for i in range(5)]
         for thread in threads:

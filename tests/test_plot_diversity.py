@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from rouge_score.rouge_scorer import RougeScorer
 
 import plot_diversity
-from plot_diversity import FIGURE_HEIGHT, FIGURE_WIDTH, MIN_FONT, RADII, Group, Task
+from plot_diversity import FIGURE_HEIGHT, FIGURE_WIDTH, MIN_FONT, RADII, Group
 from tests.helpers import forks
 from tests.helpers.commands import ROOT, assert_fails_in_one_line, run_script
 from utils import UserError, save_figure
@@ -44,15 +44,18 @@ def data_path(tmp_path_factory):
 # --- data files ---
 
 
+def task(instruction, input="", output=""):
+    return {"instruction": instruction, "input": input, "output": output}
+
+
 def test_a_json_list_json_lines_and_seed_tasks_give_the_same_tasks(tmp_path):
-    tasks = [Task("Add the numbers.", "2, 3", "5"), Task("Naïve or not?\nSay so.", "", "Not.")]
-    dicts = [task._asdict() for task in tasks]
+    tasks = [task("Add the numbers.", "2, 3", "5"), task("Naïve or not?\nSay so.", "", "Not.")]
     seeds = [
-        {"id": "seed", "instruction": d["instruction"], "instances": [d, {"input": "?", "output": "?"}]} for d in dicts
+        {"id": "seed", "instruction": d["instruction"], "instances": [d, {"input": "?", "output": "?"}]} for d in tasks
     ]
     contents = {
-        "list.json": json.dumps(dicts, indent=4),
-        "lines.jsonl": "\n".join(map(json.dumps, dicts)) + "\n\n",
+        "list.json": json.dumps(tasks, indent=4),
+        "lines.jsonl": "\n".join(map(json.dumps, tasks)) + "\n\n",
         "seeds.jsonl": "\r\n".join(json.dumps(seed, ensure_ascii=False) for seed in seeds),
     }
     for name, content in contents.items():
@@ -62,7 +65,7 @@ def test_a_json_list_json_lines_and_seed_tasks_give_the_same_tasks(tmp_path):
 
 def test_a_missing_input_or_output_is_an_empty_one(tmp_path):
     (tmp_path / "a.json").write_text('[{"instruction": "Sing."}, {"instruction": "Dance.", "input": null}]')
-    assert plot_diversity.load_tasks(str(tmp_path / "a.json")) == [Task("Sing.", "", ""), Task("Dance.", "", "")]
+    assert plot_diversity.load_tasks(str(tmp_path / "a.json")) == [task("Sing."), task("Dance.")]
 
 
 @pytest.mark.parametrize(
@@ -189,9 +192,9 @@ def test_labels_of_common_length_are_in_a_font_that_can_be_read():
 
 def test_the_table_counts_what_it_says():
     tasks = [
-        Task("Name the longest river.", "", "The Nile"),
-        Task("Name the longest rivers.", "in Asia", "one two three"),
-        Task("Is it?", "", ""),
+        task("Name the longest river.", "", "The Nile"),
+        task("Name the longest rivers.", "in Asia", "one two three"),
+        task("Is it?"),
     ]
     column = plot_diversity.measure(tasks, [("name", "river"), ("name", "river"), (None, None)], num_cpus=1)
     assert column == {

@@ -6,16 +6,15 @@ format, where the input is a part of the instruction: {"instruction", "output", 
 
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
-from dataclasses import dataclass
+import typing
 from pathlib import Path
 
 from alpaca.examples import read_entries
 from utils import UserError
 
 
-@dataclass(frozen=True)
-class Task:
-    """An instruction and its input ("" for none)."""
+class Task(typing.NamedTuple):
+    """An instruction and its input ("" for none); verdicts name their pair by both."""
 
     instruction: str
     input: str
@@ -26,8 +25,7 @@ class Task:
         return f"{self.instruction}\n\n{self.input}" if self.input else self.instruction
 
 
-@dataclass(frozen=True)
-class Pair:
+class Pair(typing.NamedTuple):
     """A task and the responses of the two models."""
 
     task: Task
@@ -81,17 +79,6 @@ def load_pairs(path_1: str, path_2: str) -> tuple[tuple[str, str], list[Pair]]:
     return (name_1, name_2), pairs
 
 
-def prediction(task: Task, output: str, generator: str, dataset: str) -> dict:
-    """An entry of a prediction file, for AlpacaEval and for load_predictions."""
-    return {
-        "dataset": dataset,
-        "instruction": task.text,
-        "input": task.input,
-        "output": output,
-        "generator": generator,
-    }
-
-
 def _by_task(path: str, entries: list[tuple[str, dict, dict]]) -> dict[Task, str]:
     """The output to each task. Raises UserError for an empty instruction, and for a task that comes twice."""
     places, outputs = {}, {}
@@ -99,7 +86,7 @@ def _by_task(path: str, entries: list[tuple[str, dict, dict]]) -> dict[Task, str
         instruction, input, output = (text.strip() for text in example.values())
         if not instruction:
             raise UserError(f"{path}, {place} has an empty 'instruction'.")
-        # In the files that prediction() writes, the instruction holds the input already.
+        # In the files that compare.py writes, the instruction holds the input already.
         task = Task(instruction.removesuffix(f"\n\n{input}") if input else instruction, input)
         if task.text in places:
             raise UserError(f"{path}, {place}: the same instruction and input as {places[task.text]}.")

@@ -5,14 +5,15 @@ What the browser gets of a pair is its position in the rater's own random order 
 
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
+import collections
 import html
+import json
 import random
 import re
 import threading
 import typing
-from dataclasses import dataclass
 
-from alpaca.evaluation.predictions import Pair
+from alpaca.evaluation.predictions import Pair, Task
 from alpaca.evaluation.results import WITHDRAWN, last_votes
 from alpaca.inference.web_page import card, import_gradio, show_markdown, show_text
 from alpaca.row_files import AppendOnlyFile
@@ -45,95 +46,69 @@ CSS = """
   .votes button { font-size: 14px !important; }
 }
 """
-HEAD = """<script>
+# The script that presses the buttons when their keys are pressed, and lets no press count twice.
+KEYS = {key: verdict for verdict, (_, keys) in BUTTONS.items() for key in keys}
+SCRIPT = """
 let pressed = -Infinity, shown = 0;  // when the last press counted, and when its pair showed
 const showed = () => { shown = performance.now(); window.scrollTo(0, 0); };
 document.addEventListener("click", (event) => {
   if (!event.target.closest || !event.target.closest(".votes button")) return;
   const now = performance.now(), isWaiting = shown < pressed && now - pressed < 10000;
-  if (isWaiting || now - shown < %d) { event.preventDefault(); event.stopImmediatePropagation(); return; }
+  if (isWaiting || now - shown < PAUSE_MS) { event.preventDefault(); event.stopImmediatePropagation(); return; }
   pressed = now;
 }, true);
 document.addEventListener("keydown", (event) => {
-  const keys = %s;
   if (event.repeat || event.ctrlKey || event.altKey || event.metaKey) return;
   if (/^(INPUT|TEXTAREA)$/.test(event.target.tagName)) return;
-  const button = document.getElementById("vote-" + keys[event.key]);
+  const button = document.getElementById("vote-" + KEYS[event.key]);
   if (button && button.offsetParent && !button.disabled) { event.preventDefault(); button.click(); }
 });
-</script>"""
-
-
-@dataclass(frozen=True)
-class View:
-    """What a rater sees: the position of the pair in this rater's order, how many there are, and the texts."""
-
-    position: int
-    total: int
-    instruction: str
-    input: str
-    responses: tuple[str, str]  # left, right
+"""
+HEAD = f"<script>const PAUSE_MS = {PAUSE_MS}, KEYS = {json.dumps(KEYS)};{SCRIPT}</script>"
 
 
 class BlindEvaluation:
     """The pairs, the votes on disk, and who sees what next; any number of raters and threads at once."""
 
     def __init__(self, pairs: list[Pair], file: AppendOnlyFile, seed: int):
-        self._pairs, self._file, self._seed = pairs, file, seed
+        self.pairs, self._file, self._seed = pairs, file, seed
         self._lock = threading.Lock()
-        self._orders: dict[str, list[tuple[Pair, int]]] = {}
-        self._voted: dict[str, set[str]] = {}
+        self._voted: dict[str, set[tuple[str, str]]] = collections.defaultdict(set)
         for row in last_votes(file.rows):
-            self._voted.setdefault(row["rater"], set()).add((row["instruction"], row["input"]))
+            self._voted[row["rater"]].add((row["instruction"], row["input"]))
 
     def order(self, rater: str) -> list[tuple[Pair, int]]:
         """The pairs in this rater's order, each with the number of the model on the left. It depends on seed, rater
         and instructions alone, so that it is the same after a restart."""
-        if rater not in self._orders:
-            drawn = []
-            for pair in self._pairs:
-                draw = random.Random(f"{self._seed}\0{rater}\0{pair.task.text}")
-                drawn.append((draw.random(), pair, draw.choice((1, 2))))
-            self._orders[rater] = [(pair, first) for _, pair, first in sorted(drawn, key=lambda entry: entry[0])]
-        return self._orders[rater]
+        drawn = []
+        for pair in self.pairs:
+            draw = random.Random(f"{self._seed}\0{rater}\0{pair.task.text}")
+            drawn.append((draw.random(), pair, draw.choice((1, 2))))
+        return [(pair, first) for _, pair, first in sorted(drawn, key=lambda entry: entry[0])]
 
-    def next_view(self, rater: str) -> View | None:
-        """The first pair in the rater's order without a vote; None when all have one."""
-        order, voted = self.order(rater), self._voted.get(rater, set())
-        for position, (pair, first) in enumerate(order):
-            if (pair.task.instruction, pair.task.input) not in voted:
-                responses = pair.outputs if first == 1 else pair.outputs[::-1]
-                return View(position, len(order), pair.task.instruction, pair.task.input, responses)
+    def next_view(self, rater: str) -> tuple[int, Task, tuple[str, str]] | None:
+        """The first pair in the rater's order without a vote, as its position there, the task, and the responses on
+        the left and on the right; None when all have one."""
+        for position, (pair, first) in enumerate(self.order(rater)):
+            if pair.task not in self._voted[rater]:
+                return position, pair.task, pair.outputs if first == 1 else pair.outputs[::-1]
         return None
 
-    def withdraw(self, rater: str) -> bool:
-        """Take back the rater's vote on the last pair that has one, in the file as well; False where there is none."""
-        with self._lock:
-            voted = self._voted.get(rater, set())
-            for pair, first in reversed(self.order(rater)):
-                if (key := (pair.task.instruction, pair.task.input)) in voted:
-                    self._append(rater, pair, first, WITHDRAWN)
-                    voted.remove(key)
-                    return True
-        return False
-
-    def _append(self, rater: str, pair: Pair, first: int, verdict: str) -> None:
-        task = {"instruction": pair.task.instruction, "input": pair.task.input}
-        self._file.append({"rater": rater, **task, "first": first, "verdict": verdict, "lengths": pair.lengths})
-
     def vote(self, rater: str, position: int, verdict: str) -> bool:
-        """Save a vote; it is on disk when this returns. False, and nothing saved, where the rater has voted on that
+        """Save a vote; it is on disk when this returns. WITHDRAWN takes back the last one in the rater's order,
+        whatever position says. False, and nothing saved, where there is none, or where the rater has voted on that
         pair already, as with a double click or in a second window."""
-        order = self.order(rater)
-        if verdict not in BUTTONS or verdict == WITHDRAWN or not 0 <= position < len(order):
-            return False
-        pair, first = order[position]
-        key = (pair.task.instruction, pair.task.input)
+        order, is_back = self.order(rater), verdict == WITHDRAWN
         with self._lock:
-            if key in self._voted.setdefault(rater, set()):
+            voted = self._voted[rater]
+            if is_back:
+                position = max((i for i, (pair, _) in enumerate(order) if pair.task in voted), default=-1)
+            if not 0 <= position < len(order) or (order[position][0].task in voted) != is_back:
                 return False
-            self._append(rater, pair, first, verdict)
-            self._voted[rater].add(key)
+            pair, first = order[position]
+            row = {"rater": rater, **pair.task._asdict(), "first": first, "verdict": verdict, "lengths": pair.lengths}
+            self._file.append(row)
+            voted ^= {pair.task}
         return True
 
 
@@ -142,24 +117,24 @@ def build_page(evaluation: BlindEvaluation) -> "gradio.Blocks":
     gr = import_gradio()
 
     def show(rater: str) -> dict:
-        view = evaluation.next_view(rater)
-        if view is None:
-            thanks = f"All {len(evaluation.order(rater))} pairs are done. Thank you! You can close this page."
-            groups = {start_group: gr.update(visible=False), rating_group: gr.update(visible=False)}
-            return {**groups, done_group: gr.update(visible=True), message: thanks}
-        return {
+        view, num_pairs = evaluation.next_view(rater), len(evaluation.pairs)
+        groups = {
             start_group: gr.update(visible=False),
-            rating_group: gr.update(visible=True),
-            done_group: gr.update(visible=False),
-            position: str(view.position),
-            message: f"Pair {view.position + 1} of {view.total}",
-            task: "".join(
-                card(title, show_text(text))
-                for title, text in (("Instruction", view.instruction), ("Input", view.input))
-                if text
-            ),
-            left: card("Response 1", show_markdown(view.responses[0])),
-            right: card("Response 2", show_markdown(view.responses[1])),
+            rating_group: gr.update(visible=view is not None),
+            done_group: gr.update(visible=view is None),
+        }
+        if view is None:
+            thanks = f"All {num_pairs} pairs are done. Thank you! You can close this page."
+            return {**groups, position: str(num_pairs), message: thanks}
+        shown_position, shown_task, responses = view
+        texts = {"Instruction": shown_task.instruction, "Input": shown_task.input}
+        return {
+            **groups,
+            position: str(shown_position),
+            message: f"Pair {shown_position + 1} of {num_pairs}",
+            task: "".join(card(title, show_text(text)) for title, text in texts.items() if text),
+            left: card("Response 1", show_markdown(responses[0])),
+            right: card("Response 2", show_markdown(responses[1])),
         }
 
     def start(name: str | None) -> dict:
@@ -168,13 +143,10 @@ def build_page(evaluation: BlindEvaluation) -> "gradio.Blocks":
 
     def vote(name: str | None, shown_position: str | None, verdict: str) -> dict:
         rater = clean(name)
-        if not rater or not (re.fullmatch(r"\d{1,9}", shown_position or "") or verdict == WITHDRAWN):
+        if not rater or not re.fullmatch(r"\d{1,9}", shown_position or ""):
             return {message: "Please reload the page and enter your name again."}
         try:
-            if verdict == WITHDRAWN:
-                evaluation.withdraw(rater)
-            else:
-                evaluation.vote(rater, int(shown_position), verdict)
+            evaluation.vote(rater, int(shown_position), verdict)
         except UserError as error:  # a full disk: the pair stays until its vote is saved
             raise gr.Error(html.escape(str(error)), print_exception=False) from None
         return show(rater)
@@ -207,9 +179,8 @@ def build_page(evaluation: BlindEvaluation) -> "gradio.Blocks":
         with gr.Column(visible=False) as done_group:
             last_back = gr.Button("Back to the last pair", elem_id="back-from-end")
         position = gr.Textbox(visible="hidden", elem_id="position")
-        outputs = [start_group, rating_group, done_group, position, message, task, left, right]
         options = {
-            "outputs": outputs,
+            "outputs": [start_group, rating_group, done_group, position, message, task, left, right],
             "api_visibility": "private",
             "show_progress": "hidden",
             "concurrency_limit": None,
@@ -226,10 +197,3 @@ def build_page(evaluation: BlindEvaluation) -> "gradio.Blocks":
 
 def clean(name: str | None) -> str:
     return " ".join(printable(name or "").split())[:MAX_NAME_LENGTH]
-
-
-def keyboard() -> str:
-    """The script that presses the buttons when their keys are pressed."""
-    import json
-
-    return HEAD % (PAUSE_MS, json.dumps({key: verdict for verdict, (_, keys) in BUTTONS.items() for key in keys}))

@@ -37,8 +37,7 @@ def outcome(row: dict) -> int | None:
     >>> outcome({"verdict": "second", "first": 2}), outcome({"verdict": "skip", "first": 1})
     (1, None)
     """
-    signs = {"first": 1, "second": -1, "tie": 0}
-    sign = signs.get(row["verdict"])
+    sign = {"first": 1, "second": -1, "tie": 0}.get(row["verdict"])
     return sign if sign is None or row["first"] == 1 else -sign
 
 

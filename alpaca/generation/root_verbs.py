@@ -8,6 +8,7 @@ rules below read verb and object off the tags.
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
 import functools
+import itertools
 import multiprocessing
 import re
 import typing
@@ -136,8 +137,6 @@ def _lemma(word: str, tag: str) -> str:
     """The tagger's lemma, mended where it takes a plural apart wrongly: dependencie, mitosi."""
     if tag in NOUN and word.endswith(("sis", "ss", "us")):
         return word
-    if tag == "UNC" and word.endswith("s"):
-        return word[:-1]
     lemma = _tagger().analyze(word, pos=tag)[0].lower()
     if tag in NOUN and word.endswith("ies") and lemma.endswith("ie"):
         return max(lemma, lemma[:-2] + "y", key=_log_probability)
@@ -156,12 +155,8 @@ def _can_be_base_verb(word: str) -> bool:
 
 def _request(tokens: list[Token], after_comma: bool = False) -> Pair | None:
     """The pair of a request that starts at the first token, or after a phrase in front ("Given a list, ...")."""
-    start = 0
-    while start < len(tokens) and (
-        tokens[start].word.lower() in OPENERS or tokens[start].tag in {"PUN", "PUQ", "PUL", "PUR", "ITJ", "CJC", "AV0"}
-    ):
-        start += 1
-    tokens = tokens[start:]
+    in_front = {"PUN", "PUQ", "PUL", "PUR", "ITJ", "CJC", "AV0"}
+    tokens = list(itertools.dropwhile(lambda t: t.word.lower() in OPENERS or t.tag in in_front, tokens))
     if not tokens:
         return None
     first, second = tokens[0], tokens[1] if len(tokens) > 1 else Token("", "", "")
@@ -240,10 +235,8 @@ def _from_verb(tokens: list[Token], i: int) -> Pair | None:
     following = [token.word.lower() for token in tokens[start : start + 1]]
     if (verb == "let" and following in (["'s"], ["us"])) or (verb == "help" and following in (["me"], ["us"])):
         return _from_base_verb(tokens, start + 1) or (verb, None)
-    if len(tokens) > start + 1 and tokens[start].tag == "CJC":
-        nxt = start + 2 if tokens[start + 1].tag == "AV0" else start + 1
-        if nxt < len(tokens) and (tokens[nxt].tag in BASE_VERB or _can_be_base_verb(tokens[nxt].word.lower())):
-            start = nxt + 1  # compare and contrast A and B: the object belongs to both
+    if len(tokens) > start + 1 and tokens[start].tag == "CJC" and _can_be_base_verb(tokens[start + 1].word.lower()):
+        start += 2  # compare and contrast A and B: the object belongs to both
     return verb, _object(tokens, start, verb)
 
 

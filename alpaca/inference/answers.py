@@ -8,7 +8,7 @@ import re
 import typing
 from collections.abc import AsyncIterator
 
-from alpaca.inference.refusals import error_under_status_200
+from alpaca.inference.refusals import raise_error_under_status_200
 from utils import printable, without_secrets
 
 if typing.TYPE_CHECKING:
@@ -52,11 +52,10 @@ def read_answer(body: str, arguments: dict, url: str) -> Answer:
     """
     try:
         reply = json.loads(body.removeprefix("\ufeff"))
-        if refusal := error_under_status_200(reply, url):
-            raise refusal
+        raise_error_under_status_200(reply, url)
         choices = sorted(reply["choices"], key=lambda choice: choice.get("index") or 0)
-        if not all(choice.keys() & {"message", "text"} for choice in choices):
-            raise KeyError("message")
+        if not choices or not all(choice.keys() & {"message", "text"} for choice in choices):
+            raise KeyError("choices")
         completions = [(without_reasoning(text_of(choice)), finish_reason_of(choice)) for choice in choices]
         usage = reply.get("usage") or {}
         num_tokens = [usage.get(key) for key in ("prompt_tokens", "completion_tokens")]
@@ -64,8 +63,6 @@ def read_answer(body: str, arguments: dict, url: str) -> Answer:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         excerpt = " ".join(without_secrets(body[:2000])[:200].split())
         raise UnusableAnswer(f"the server's answer is no completion: {excerpt!r}") from None
-    if not completions:
-        raise UnusableAnswer("the server's answer has no choices")
     api = "chat" if "messages" in arguments else "completions"
     return Answer(completions, api, model, *(n if type(n) is int and 0 <= n < 2**53 else None for n in num_tokens))
 
@@ -81,13 +78,10 @@ def text_of(choice: dict) -> str:
     message = choice.get("delta") or choice.get("message")
     content = (message.get("content") or message.get("refusal")) if message else choice.get("text")
     parts = content if isinstance(content, list) else [content]
-    texts = [part.get("text") if isinstance(part, dict) else part for part in parts if not _is_reasoning(part)]
+    parts = [part if isinstance(part, dict) else {"text": part} for part in parts]
+    texts = [part.get("text") for part in parts if part.get("type", "text") in ("text", "output_text")]
     # JSON can carry half a surrogate pair, which no file can.
     return "".join(text for text in texts if text).encode("utf-8", "replace").decode()
-
-
-def _is_reasoning(part: typing.Any) -> bool:
-    return isinstance(part, dict) and part.get("type", "text") not in ("text", "output_text")
 
 
 def finish_reason_of(choice: dict) -> str | None:
@@ -144,8 +138,7 @@ async def read_stream(
                 is_ended = True
                 break
             event = json.loads(data) if data else {}
-            if refusal := error_under_status_200(event, url):
-                raise refusal
+            raise_error_under_status_200(event, url)
             if told is not None:
                 told.update({key: event[key] for key in ("model", "usage") if event.get(key)})
             for choice in (event.get("choices") or [])[:1]:

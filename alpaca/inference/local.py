@@ -35,14 +35,14 @@ REPLACEMENT = "\ufffd"  # what the first bytes of an unfinished character decode
 
 @dataclass(frozen=True)
 class Decoding:
-    """How tokens are chosen. temperature 0 takes the likeliest; top_p keeps the likeliest ones of that mass."""
+    """How tokens are chosen. temperature 0 takes the likeliest; top_p keeps the likeliest ones of that mass. Raises
+    UserError for values that mean nothing."""
 
     max_new_tokens: int = 512
     temperature: float = 0.0
     top_p: float = 1.0
 
-    def check(self) -> None:
-        """Raise UserError for values that mean nothing."""
+    def __post_init__(self) -> None:
         # As top_p nears 0, the likeliest token alone is left.
         check_ranges(vars(self), {"max_new_tokens": (1, 2**31), "temperature": (0, 10), "top_p": (1e-9, 1)})
 
@@ -93,12 +93,12 @@ class LocalModel:
 
 def load_tokenizer(model_name_or_path: str, cache_dir: str | None = None) -> "transformers.PreTrainedTokenizerBase":
     """The tokenizer of a model, or of an adapter folder: its own, or else its base's."""
-    name, base = find_base(model_name_or_path)
+    base = find_base(model_name_or_path)
     import transformers
 
-    has_tokenizer = name == base or any((Path(name) / file).is_file() for file in TOKENIZER_FILES)
-    with load_errors_in_one_line(f"--model_name_or_path {name}"):
-        source = name if has_tokenizer else base
+    has_tokenizer = any((Path(model_name_or_path) / file).is_file() for file in TOKENIZER_FILES)
+    with load_errors_in_one_line(f"--model_name_or_path {model_name_or_path}"):
+        source = model_name_or_path if has_tokenizer else base
         return transformers.AutoTokenizer.from_pretrained(source, cache_dir=cache_dir, **NO_CODE)
 
 
@@ -119,16 +119,15 @@ def find_prompt_form(tokenizer: "transformers.PreTrainedTokenizerBase", prompt: 
     return {"auto": "chat" if has_own else "alpaca"}.get(prompt, prompt)
 
 
-def find_base(model_name_or_path: str) -> tuple[str, str]:
-    """The name, and the model to load: another one where the name is an adapter's folder. Raises UserError where
-    there is none."""
+def find_base(model_name_or_path: str) -> str:
+    """The model to load: another one where the name is an adapter's folder. Raises UserError where there is none."""
     folder = Path(model_name_or_path)
     if not folder.is_dir() and not is_hub_name(model_name_or_path):
         raise UserError(f"--model_name_or_path {model_name_or_path}: no such folder.")
     is_adapter = (folder / "adapter_config.json").is_file()
     if folder.is_dir() and not is_adapter and not (folder / "config.json").is_file():
         raise UserError(f"--model_name_or_path {folder}: neither config.json (a model) nor adapter_config.json in it.")
-    return model_name_or_path, adapter_base(folder) if is_adapter else model_name_or_path
+    return adapter_base(folder) if is_adapter else model_name_or_path
 
 
 def load_model(model_name_or_path: str, cache_dir: str | None = None, prompt: str = "auto") -> LocalModel:
@@ -140,7 +139,7 @@ def load_model(model_name_or_path: str, cache_dir: str | None = None, prompt: st
     tokenizer = load_tokenizer(model_name_or_path, cache_dir)
     prompt_form = find_prompt_form(tokenizer, prompt)
     print(PROMPT_NOTICE[prompt_form], file=sys.stderr)
-    name, base = find_base(model_name_or_path)
+    base = find_base(model_name_or_path)
 
     import torch
     import transformers
@@ -148,14 +147,17 @@ def load_model(model_name_or_path: str, cache_dir: str | None = None, prompt: st
     transformers.utils.logging.disable_progress_bar()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if device == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
-    with load_errors_in_one_line(f"--model_name_or_path {name}"):
+    with load_errors_in_one_line(f"--model_name_or_path {model_name_or_path}"):
         model = transformers.AutoModelForCausalLM.from_pretrained(base, cache_dir=cache_dir, dtype=dtype, **NO_CODE)
-        if base != name:
-            model = add_adapter(model, Path(name), num_rows_of(tokenizer))
+        if base != model_name_or_path:
+            import peft
+
+            resize_embeddings(model, num_rows_of(tokenizer))  # as they were in training
+            model = peft.PeftModel.from_pretrained(model, model_name_or_path).merge_and_unload()
     model.to(device).eval()
     eos_ids = model.generation_config.eos_token_id
-    eos_ids = {tokenizer.eos_token_id, *(eos_ids if isinstance(eos_ids, list) else [eos_ids])} - {None}
-    return LocalModel(name, model, tokenizer, frozenset(eos_ids), max_length(model.config), prompt_form)
+    eos_ids = frozenset([tokenizer.eos_token_id, *(eos_ids if isinstance(eos_ids, list) else [eos_ids])]) - {None}
+    return LocalModel(model_name_or_path, model, tokenizer, eos_ids, max_length(model.config), prompt_form)
 
 
 @contextlib.contextmanager
@@ -184,14 +186,6 @@ def adapter_base(folder: Path) -> str:
             f"{folder}: its base {base} is not there. Put it back, or name its new place in adapter_config.json."
         )
     return base
-
-
-def add_adapter(model, folder: Path, num_tokens: int):
-    """The model with an adapter's weights added in, and its embeddings as they were in training."""
-    import peft
-
-    resize_embeddings(model, num_tokens)
-    return peft.PeftModel.from_pretrained(model, folder).merge_and_unload()
 
 
 def num_rows_of(tokenizer: "transformers.PreTrainedTokenizerBase") -> int:

@@ -30,7 +30,8 @@ FILTERED = re.compile(
     re.IGNORECASE,
 )
 UNKNOWN_MODEL = re.compile(
-    r"\bmodels?\b.*(not found|not exist|n't exist|deprecated|retired)|(no such|unknown|invalid) model|pinned to",
+    r"\bmodels?\b.*(not found|not exist|n't exist|deprecated|retired)|(no such|unknown|invalid) model|pinned to|"
+    r"model_not_found",
     re.IGNORECASE,
 )
 NO_QUOTA = re.compile(r"insufficient_quota|billing|exceeded your current quota", re.IGNORECASE)
@@ -91,9 +92,7 @@ class Refusal(Exception):
     @property
     def is_unknown_model(self) -> bool:
         """Does the server say that there is no such model?"""
-        return self.status in (400, 404, 422) and (
-            self.code == "model_not_found" or bool(UNKNOWN_MODEL.search(self.message))
-        )
+        return self.status in (400, 404, 422) and bool(UNKNOWN_MODEL.search(f"{self.code} {self.message}"))
 
     def in_one_line(self, model_name: str) -> str:
         """What to tell the user where nothing helps."""
@@ -123,20 +122,20 @@ class PromptRefused(UserError):
     """A prompt that a server refuses for good, by what it says or for its length. Others may be answered."""
 
 
-def error_under_status_200(reply: typing.Any, url: str) -> Refusal | None:
-    """The error in a body or in an event of a stream, where there is one in place of an answer."""
+def raise_error_under_status_200(reply: typing.Any, url: str) -> None:
+    """Raise the Refusal in a body or in an event of a stream, where there is one in place of an answer."""
     if not isinstance(reply, dict):
-        return None
+        return
     choices = reply.get("choices") or []
     of_choices = [c["error"] for c in choices if isinstance(c, dict) and c.get("error")]
     if not (of_choices or reply.get("error") or reply.get("object") == "error"):
-        return None
+        return
     body = of_choices[0] if of_choices else reply
     code = str(_details(body).get("code"))
     if code.isdecimal() and 400 <= int(code) < 600:
-        return Refusal(int(code), body, url)
+        raise Refusal(int(code), body, url)
     # LM Studio's for an address that it does not have. Others are taken for a fault that may pass.
-    return Refusal(404 if "unexpected endpoint" in json.dumps(body).lower() else 502, body, url)
+    raise Refusal(404 if "unexpected endpoint" in json.dumps(body).lower() else 502, body, url)
 
 
 def _details(body: typing.Any) -> dict:

@@ -109,7 +109,8 @@ class ServerModel:
             try:
                 await client.models.with_raw_response.list()  # whatever it is: the client would take it for a list
             except openai.APIConnectionError as error:
-                raise_own(error)
+                if isinstance(error.__cause__, UserError):  # what bound_response raised
+                    raise error.__cause__ from None
                 raise UserError(
                     f"no server at {client.base_url} ({error.__cause__ or error}). "
                     "Start it, or set OPENAI_BASE_URL to another."
@@ -124,9 +125,7 @@ class ServerModel:
         server answers other prompts but not this one, or UserError where its refusal is final.
         """
 
-        async def send(endpoint, arguments: dict) -> Answer:
-            # The raw body, since the client itself takes any JSON, and any text, for a completion.
-            response = (await endpoint.with_raw_response.create(**arguments)).http_response
+        async def read(response, arguments: dict) -> Answer:
             content_type = response.headers.get("content-type", "")
             if arguments.get("stream") or content_type.startswith("text/event-stream"):
                 if isinstance(arguments.get("prompt"), list):  # its completions would come mixed
@@ -136,20 +135,19 @@ class ServerModel:
                 return await read_streamed_answer(response, arguments)
             return read_answer(response.text, arguments, str(response.url))
 
-        return await self._ask(send, prompts, message, **decoding)
+        return await self._ask(read, prompts, message, **decoding)
 
     async def stream(self, prompt: str, message: str, **decoding) -> AsyncIterator[tuple[str, str]]:
         """The response so far, longer each time, and why it ended, "" before it has.
 
         Raises UserError where the connection breaks in the middle."""
 
-        async def send(endpoint, arguments: dict) -> tuple[tuple[str, str] | None, AsyncIterator[tuple[str, str]]]:
-            response = (await endpoint.with_raw_response.create(**arguments)).http_response
+        async def read(response, arguments: dict) -> tuple[tuple[str, str] | None, AsyncIterator[tuple[str, str]]]:
             texts = read_stream(response, arguments)
             # Some servers put a refusal into the stream: with the first piece, the request is granted.
             return await anext(texts, None), texts
 
-        part, texts = await self._ask(send, [prompt], message, stream=True, **decoding)
+        part, texts = await self._ask(read, [prompt], message, stream=True, **decoding)
         response = ""
         try:
             async with contextlib.aclosing(texts):
@@ -164,8 +162,8 @@ class ServerModel:
         if not response:
             self._notice("the response is empty; a model that reasons may need more --max_new_tokens")
 
-    async def _ask(self, send: Callable, prompts: list[str], message: str | None, max_tokens: int, **decoding):
-        """What send(endpoint, arguments) returns, after the adaptations that the server asks for."""
+    async def _ask(self, read: Callable, prompts: list[str], message: str | None, max_tokens: int, **decoding):
+        """What read(response, arguments) returns, after the adaptations that the server asks for."""
         num_chars = max(map(len, prompts))
         max_tokens = self._fitting(max_tokens, num_chars)
         while True:
@@ -174,7 +172,7 @@ class ServerModel:
             way, arguments = self._way, self._arguments(prompts, message, max_tokens, decoding)
             endpoint = self._client.chat.completions if way.api == "chat" else self._client.completions
             try:
-                result = await self._ask_patiently(lambda e=endpoint, a=arguments: send(e, a))
+                result = await self._ask_patiently(endpoint, arguments, read)
                 self._num_refused_prompts = 0
                 return result
             except Refusal as refusal:
@@ -182,12 +180,16 @@ class ServerModel:
                     self._too_long.append((num_chars, smallest_too_long(refusal.message, max_tokens)))
                     max_tokens = self._fitting(max_tokens, num_chars)
                 elif refusal.is_too_long or refusal.is_about_content:
-                    raise self._prompt_refused(refusal) from None
+                    self._num_refused_prompts += 1
+                    text = refusal.in_one_line(self.model_name)
+                    if self._num_refused_prompts < MAX_REFUSED_PROMPTS:
+                        raise PromptRefused(text) from None
+                    raise UserError(f"{MAX_REFUSED_PROMPTS} prompts in a row were refused; the last: {text}") from None
                 elif way is self._way:  # else, the answer to another request has changed it in the meantime
                     self._adapt(refusal, arguments)
 
-    async def _ask_patiently(self, send: Callable[[], Awaitable[Result]]) -> Result:
-        """What send() returns, asked again after rate limits, server errors, lost connections and UnusableAnswer.
+    async def _ask_patiently(self, endpoint, arguments: dict, read: Callable[..., Awaitable[Result]]) -> Result:
+        """What read() returns, asked again after rate limits, server errors, lost connections and UnusableAnswer.
 
         The client's own retries tell nobody why they wait, honour a Retry-After of two minutes at most, ask again where
         a quota is exhausted, and take any body of status 200 for an answer. Raises a Refusal that waiting does not
@@ -202,7 +204,9 @@ class ServerModel:
             try:
                 try:
                     async with asyncio.timeout(REQUEST_TIMEOUT_SEC):  # the client's own bounds each read, not the whole
-                        result = await send()
+                        # The raw body, since the client itself takes any JSON, and any text, for a completion.
+                        response = (await endpoint.with_raw_response.create(**arguments)).http_response
+                        result = await read(response, arguments)
                     self._num_answers += 1
                     return result
                 except TimeoutError:
@@ -215,7 +219,8 @@ class ServerModel:
                     raise
                 reason, asked_wait_sec, is_limit = refusal.message, refusal.wait_sec, refusal.status == 429
             except openai.APIConnectionError as error:
-                raise_own(error)
+                if isinstance(error.__cause__, UserError):  # what bound_response raised
+                    raise error.__cause__ from None
                 # The client's own text is "Connection error."; its cause says which.
                 reason = f"{error.request.url}: {str(error.__cause__ or '') or error.message}"
             except httpx2.HTTPError as error:  # which the client lets through as it reads why a stream is refused
@@ -238,14 +243,6 @@ class ServerModel:
         wait_sec = max(wait_sec, asked_wait_sec * random.uniform(1, 1.1))
         self._notice(f"{reason}; retry {num_failures} of {MAX_RETRIES} in {wait_sec:.1f} s")
         await asyncio.sleep(wait_sec)
-
-    def _prompt_refused(self, refusal: Refusal) -> UserError:
-        """PromptRefused; and where many come in a row, the end."""
-        self._num_refused_prompts += 1
-        text = refusal.in_one_line(self.model_name)
-        if self._num_refused_prompts < MAX_REFUSED_PROMPTS:
-            return PromptRefused(text)
-        return UserError(f"{self._num_refused_prompts} prompts in a row were refused; the last: {text}")
 
     def _arguments(self, prompts: list[str], message: str | None, max_tokens: int, decoding: dict) -> dict:
         """The body of a request."""
@@ -279,10 +276,10 @@ class ServerModel:
         way, status = self._way, refusal.status
         lacks_api = status in (404, 405, 501) and not refusal.is_unknown_model
         lacks_api |= status in (400, 404, 405, 422, 501) and bool(re.search(r"\bchat\b", message))
-        change, what_now = None, ""
+        change, why, what_now = {}, f"the server refuses a request ({message})", ""
         if lacks_api and way.api != self._apis[-1] and "v1/responses" not in message:
-            change = {"api": self._apis[-1]}
-            self._notice(f"{self.model_name} does not take the {way.api} API: going on with the {self._apis[-1]} API")
+            change, what_now = {"api": self._apis[-1]}, f"with the {self._apis[-1]} API"
+            why = f"{self.model_name} does not take the {way.api} API"
         elif refusal.is_unknown_model or status not in (400, 422):
             pass
         elif "max_completion_tokens" in message and way.max_tokens_name == "max_tokens":
@@ -295,11 +292,10 @@ class ServerModel:
             change, what_now = {"takes_lists": False}, "one prompt per request"
         elif refused:
             change, what_now = {"refused": way.refused | {refused}}, f"without {refused}"
-        if change is None:
+        if not change:
             raise UserError(refusal.in_one_line(self.model_name)) from None
         self._way = way._replace(**change)
-        if what_now:
-            self._notice(f"the server refuses a request ({message}): going on {what_now}")
+        self._notice(f"{why}: going on {what_now}")
 
 
 # ---- Requests ----
@@ -368,31 +364,21 @@ async def bound_response(response) -> None:
     response.stream = BoundedStream(response.stream)
 
 
-def raise_own(error: "openai.OpenAIError") -> None:
-    """Raise the UserError, if there is one, that the official client has wrapped."""
-    if isinstance(error.__cause__, UserError):
-        raise error.__cause__ from None
-
-
 async def as_answered(
     items: Iterable[Item], ask: Callable[[Item], Awaitable[Result]], max_concurrent_requests: int
 ) -> AsyncIterator[tuple[Item, Result]]:
     """(item, answer) as the answers arrive, with at most max_concurrent_requests under way."""
-
-    async def ask_about(item: Item) -> tuple[Item, Result]:
-        return item, await ask(item)
-
-    waiting, under_way = iter(items), set()
+    waiting, under_way = iter(items), {}
     try:
         while True:
             while len(under_way) < max_concurrent_requests and (item := next(waiting, None)) is not None:
-                under_way.add(asyncio.create_task(ask_about(item)))
+                under_way[asyncio.ensure_future(ask(item))] = item
             if not under_way:
                 return
-            done, under_way = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
             # Answers before errors: one that is paid for is kept.
             for task in sorted(done, key=lambda task: task.exception() is not None):
-                yield task.result()
+                yield under_way.pop(task), task.result()
     finally:
         for task in under_way:
             task.cancel()

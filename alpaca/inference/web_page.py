@@ -13,8 +13,10 @@ import html
 import ipaddress
 import os
 import re
+import signal
 import socket
 import sys
+import threading
 import typing
 
 from utils import UserError, check_ranges
@@ -117,24 +119,13 @@ class SameSiteOnly:
         return self.has_password or name in self.names
 
 
-def in_url(host: str) -> str:
-    """A host as a browser takes it.
-
-    >>> in_url("0.0.0.0"), in_url("::1"), in_url("example.org")
-    ('127.0.0.1', '[::1]', 'example.org')
-    """
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"[{host}]" if ":" in host else host
-
-
 def check_port(host: str, port: int) -> None:
     """Raise UserError where the page cannot be served, before a model is loaded for it."""
     check_ranges({"port": port}, {"port": (1, 65535)})
     try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, socket.SOCK_STREAM) as s:
+        with socket.socket() as s:  # IPv4: at an address such as ::1 Gradio cannot serve
             s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            s.bind(address)
+            s.bind((host, port))
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot serve at {host}, port {port} ({reason}). Name another --port or --host.") from None
@@ -206,9 +197,6 @@ def serve(
     page: "gradio.Blocks", host: str, port: int, css: str = "", head: str = "", password: str | None = None
 ) -> None:
     """Serve a page until Ctrl-C or SIGTERM; with a password, to those who log in with it under any name."""
-    import signal
-    import threading
-
     import gradio
     from starlette.middleware import Middleware
 
@@ -217,27 +205,25 @@ def serve(
 
     theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     theme.set(**READABLE)
-    try:
-        page.launch(
-            server_name=host,
-            server_port=port,
-            share=False,
-            ssr_mode=False,
-            theme=theme,
-            css=CSS + css,
-            head=head,
-            footer_links=[],
-            run_history=False,
-            quiet=True,
-            prevent_thread_lock=True,
-            auth=knows_password if password else None,
-            app_kwargs={"middleware": [Middleware(SameSiteOnly, host=host, has_password=bool(password))]},
-        )
-    except OSError as error:
-        raise UserError(f"cannot serve at {host}, port {port} ({error}). Name another --port or --host.") from None
-    if not password and host not in ("localhost", "127.0.0.1", "::1"):
+    page.launch(
+        server_name=host,
+        server_port=port,
+        share=False,
+        ssr_mode=False,
+        theme=theme,
+        css=CSS + css,
+        head=head,
+        footer_links=[],
+        run_history=False,
+        quiet=True,
+        prevent_thread_lock=True,
+        auth=knows_password if password else None,
+        app_kwargs={"middleware": [Middleware(SameSiteOnly, host=host, has_password=bool(password))]},
+    )
+    if not password and host not in ("localhost", "127.0.0.1"):
         print("warning: whoever reaches this machine can use the page; --password asks for one.", file=sys.stderr)
-    print(f"open http://{in_url(host)}:{port} in a browser; Ctrl-C ends", flush=True)
+    shown_host = "127.0.0.1" if host == "0.0.0.0" else host
+    print(f"open http://{shown_host}:{port} in a browser; Ctrl-C ends", flush=True)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
