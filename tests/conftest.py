@@ -11,6 +11,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from configs import tiny_models
 from tests.helpers.commands import ROOT
+from tests.helpers.generation_data import write_inputs
 
 # A shell has what it starts in the background ignore Ctrl-C, and scripts would inherit that, too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -44,3 +45,26 @@ def tiny_opt(tmp_path_factory) -> Path:
     """A two-layer OPT with random weights and tied embeddings."""
 
     return tiny_models.save_opt(tmp_path_factory.mktemp("tiny-opt"))
+
+
+@pytest.fixture(scope="session")
+def slow_llama(tmp_path_factory) -> Path:
+    """A model that is still writing when somebody stops it: 900 tokens take it seconds."""
+    return tiny_models.save_llama(tmp_path_factory.mktemp("slow-llama"), hidden_size=512, num_layers=8)
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory) -> Path:
+    """Folders of a LLaMA: original (float32), base, tuned, diff, and exact_diff."""
+    from tests.helpers.diff_models import make_diff, save_models
+
+    path = save_models(tmp_path_factory.mktemp("llama"), tiny_models.save_llama)
+    make_diff(path / "base", path / "tuned", path / "exact_diff", "--exact", "True")
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A folder with a prompt.txt and a seed_tasks.jsonl, to run the generator in."""
+    write_inputs(tmp_path)
+    return tmp_path

@@ -4,13 +4,8 @@ import contextlib
 import http.client
 import itertools
 import json
-import os
-import pty
-import select
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 import urllib.error
@@ -20,17 +15,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-import demo
 from alpaca.evaluation.predictions import Pair, Task
 from alpaca.evaluation.rating_page import PAUSE_MS, BlindEvaluation
 from alpaca.evaluation.results import human_table
 from alpaca.row_files import AppendOnlyFile
-from configs import tiny_models
 from data.openai_server import OpenAIServer
 from tests.helpers import forks
 from tests.helpers.browser import Recorder, browser, low_contrast, resize, wait_for, wait_for_port
-from tests.helpers.commands import ROOT, assert_fails_in_one_line, free_port, run_script
-from utils import UserError
+from tests.helpers.commands import UNENDING, assert_fails_in_one_line, free_port, run_script
 
 HOSTILE = "<img src=x onerror=\"document.title='broken'\"> ${1+1} {{value}} <b>bold</b> & more"
 MARKDOWN = f"""# Steps
@@ -317,10 +309,6 @@ def response_in(driver, number: int = 1) -> str:
     return texts[-1].get_attribute("textContent") if texts else ""
 
 
-# The tiny model's likeliest tokens never end a response; drawn ones may end it before it can be stopped.
-UNENDING = ("--max_new_tokens", "900", "--temperature", "0")
-
-
 def test_a_visitor_of_the_demo_gets_stops_and_repeats_a_response(slow_llama, tmp_path):
     from selenium.webdriver.common.by import By
 
@@ -476,11 +464,6 @@ def test_the_response_to_a_visitor_who_has_left_is_broken_off(tmp_path):
             assert let_go.wait(20)
 
 
-def test_a_line_that_is_not_utf_8_is_named():
-    with pytest.raises(UserError, match=r"standard input, line 2, byte 3: not UTF-8"):
-        demo.answer_lines([b"Say hi.\n", b"caf\xe9\n"], lambda instruction, input: None)
-
-
 def test_what_the_page_does_not_use_is_closed_and_other_sites_are_refused():
     with (
         OpenAIServer(lambda prompt: f"re {prompt}", latency_sec=0.2) as model,
@@ -505,89 +488,3 @@ def test_what_the_page_does_not_use_is_closed_and_other_sites_are_refused():
         assert status_of(address, "/login", b"username=anna&password=open+sesame", **form) == 200
         assert model.requests == []
     assert "Traceback" not in page.complained
-
-
-def test_a_conversation_in_the_terminal_streams_from_a_server():
-    with OpenAIServer(lambda prompt: f"re: {prompt} \x1b[31m red") as server:
-        result = subprocess.run(
-            [sys.executable, "demo.py", "chat", "--model_name", "m"],
-            input="Say hi.\tto all\n",
-            capture_output=True,
-            text=True,
-            check=True,
-            cwd=ROOT,
-            env={**os.environ, **server.environment},
-        )
-    assert "Response: re: Say hi.\n\n### Input:\nto all [31m red\n" in result.stdout  # no escape code for the terminal
-    assert_fails_in_one_line(
-        run_script("demo.py", "chat", "--model_name", "m", OPENAI_BASE_URL=server.url), "no server at"
-    )
-
-
-def test_a_line_that_a_server_refuses_leaves_the_next_its_answer():
-    message = {"role": "assistant", "content": "<think>Hm</think>\n\nIn one piece."}
-    plain = (200, {"choices": [{"index": 0, "finish_reason": "stop", "message": message}]})
-    faults = {0: (400, {"error": {"message": "Your input was flagged."}}), 1: plain}
-    with OpenAIServer(lambda prompt: "<think> Hm. </think> Word by word.", faults=faults.get) as server:
-        result = subprocess.run(
-            [sys.executable, "demo.py", "chat", "--model_name", "m"],
-            input="a\nb\nc\n",
-            capture_output=True,
-            text=True,
-            check=True,
-            cwd=ROOT,
-            env={**os.environ, **server.environment},
-        )
-    assert "Your input was flagged.).]\n" in result.stdout
-    assert result.stdout.endswith(
-        "Instruction: b\nResponse: In one piece.\n\nInstruction: c\nResponse: Word by word.\n\n"
-    )
-
-
-@pytest.fixture(scope="module")
-def slow_llama(tmp_path_factory):
-    """A model that is still writing when somebody stops it: 900 tokens take it seconds."""
-    return tiny_models.save_llama(tmp_path_factory.mktemp("slow-llama"), hidden_size=512, num_layers=8)
-
-
-def test_a_conversation_in_the_terminal_goes_on_after_a_response_is_stopped(slow_llama):
-    terminal, other_end = pty.openpty()
-    command = [sys.executable, "demo.py", "chat", "--model_name_or_path", slow_llama, *UNENDING]
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdin=other_end, stdout=other_end, stderr=other_end, start_new_session=True
-    )
-    os.close(other_end)
-    printed = b""
-
-    def read_until(text: bytes) -> None:
-        nonlocal printed
-        while text not in printed:
-            assert select.select([terminal], [], [], 60)[0], printed
-            printed += os.read(terminal, 1 << 16)
-        printed = printed.partition(text)[2]
-
-    try:
-        read_until(b"Model: ")
-        read_until(b"asked with the Alpaca prompt")
-        read_until(b"Ctrl-D ends the conversation.")
-        read_until(b"Instruction: ")
-        os.write(terminal, b"Forget")
-        read_until(b"Forget")
-        time.sleep(0.5)  # until the line's reader waits for the next key
-        process.send_signal(signal.SIGINT)  # drops the line, and ends nothing
-        read_until(b"Instruction: ")
-        os.write(terminal, b"Say ho\x7fi.\n")  # a line is edited
-        read_until(b"Input (Enter for none): ")
-        os.write(terminal, b"\n")
-        read_until(b"Response: ")
-        while not printed:
-            printed += os.read(terminal, 1 << 16)
-        process.send_signal(signal.SIGINT)
-        read_until(b"[stopped]")
-        read_until(b"Instruction: ")
-        os.write(terminal, b"\x04")
-        assert process.wait(30) == 0
-    finally:
-        process.kill()
-        process.wait()
-        os.close(terminal)

@@ -1,9 +1,8 @@
-"""weight_diff.py: the same numbers as a plain script that loads both models, proof, and one way to fail."""
+"""weight_diff.py: the same numbers as a plain script that loads both models, a completion, and one way to fail."""
 
 # Copyright 2026 The contributors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 
 import json
-import random
 import shutil
 
 import hypothesis
@@ -11,12 +10,12 @@ import pytest
 import torch
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GPT2Config, LlamaConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GPT2Config
 
 import weight_diff
 from alpaca.inference.local import resize_embeddings
 from alpaca.training import memory
-from alpaca.weights import known_sum, manifest, pairs
+from alpaca.weights import manifest, pairs
 from alpaca.weights.model_files import open_checkpoint
 from benchmarks import plain_weight_diff
 from configs import tiny_models
@@ -35,31 +34,15 @@ from tests.helpers.diff_models import (
     pickle_model,
     recover,
     rewrite_tensors,
-    tune,
+    save_models,
 )
 
 FLOAT_TYPES = {torch.float32: torch.int32, torch.float16: torch.int16, torch.bfloat16: torch.int16}
 
 
-def save_models(path, save):
-    """Save base (float16), tuned (float32, several shards) and the diff between them in folders of path."""
-    as_type(save(path / "original"), path / "base", torch.float16)
-    tune(path / "base", path / "tuned", max_shard_size="150KB")
-    make_diff(path / "base", path / "tuned", path / "diff")
-    return path
-
-
-@pytest.fixture(scope="session")
-def llama(tmp_path_factory):
-    """Folders of a LLaMA: original (float32), base, tuned, diff, and exact_diff."""
-    path = save_models(tmp_path_factory.mktemp("llama"), tiny_models.save_llama)
-    make_diff(path / "base", path / "tuned", path / "exact_diff", "--exact", "True")
-    return path
-
-
 @pytest.fixture(scope="session")
 def opt(tmp_path_factory):
-    """The same of an OPT, whose output embedding is its input embedding, without exact_diff."""
+    """Folders of an OPT, whose output embedding is its input embedding: as those of llama, without exact_diff."""
     return save_models(tmp_path_factory.mktemp("opt"), tiny_models.save_opt)
 
 
@@ -344,230 +327,6 @@ def test_values_that_are_not_finite_are_reported_and_only_exact_mode_keeps_them(
     make_diff(llama / "base", tmp_path / "tuned", tmp_path / "exact", "--exact", "True")
     recover(llama / "base", tmp_path / "exact", tmp_path / "out")
     assert_same_bits(load_files(tmp_path / "out"), load_files(tmp_path / "tuned"))
-
-
-# ---- Proof ----
-
-
-def damage(path, count, rng, is_noticed):
-    """Flip count random bits, one at a time, in the files of a folder; return those that were not noticed."""
-    files = sorted(file for file in path.iterdir() if file.is_file())
-    unnoticed = []
-    for i in range(count):
-        file = files[i % len(files)]  # so that small files get as many as large ones
-        position = rng.randrange(8 * file.stat().st_size)
-        flip_bit(file, position)
-        if not is_noticed():
-            unnoticed.append((file.name, position))
-        flip_bit(file, position)
-    return unnoticed
-
-
-@pytest.mark.parametrize("diff", ["diff", "exact_diff"])
-def test_every_flipped_bit_of_the_diff_and_its_manifest_is_detected(llama, tmp_path, diff):
-    shutil.copytree(llama / diff, tmp_path / diff)
-    recover_it = ["recover", "--path_raw", llama / "base", "--path_diff", tmp_path / diff, "--test_inference", "False"]
-    unnoticed = damage(tmp_path / diff, 1000, random.Random(0), lambda: tmp_path.name in fails(*recover_it))
-    assert unnoticed == []
-    assert command(*recover_it)[0] == 0  # all bits are as they were
-
-
-def test_every_flipped_bit_of_the_base_models_weights_is_detected_before_anything_is_written(
-    llama, tmp_path, monkeypatch
-):
-    (tmp_path / "base").mkdir()
-    shutil.copy(llama / "base" / "model.safetensors", tmp_path / "base")
-    monkeypatch.setattr(weight_diff, "new_directory", lambda *_: pytest.fail("began to write"))
-    arguments = [
-        "recover",
-        "--path_raw",
-        tmp_path / "base",
-        "--path_diff",
-        llama / "diff",
-        "--path_tuned",
-        tmp_path / "o",
-    ]
-    assert damage(tmp_path / "base", 500, random.Random(1), lambda: "base" in fails(*arguments)) == []
-
-
-def test_every_bit_of_the_bases_header_counts(llama, tmp_path):
-    (tmp_path / "base").mkdir()
-    file = shutil.copy(llama / "base" / "model.safetensors", tmp_path / "base")
-    arguments = ["recover", "--path_raw", tmp_path / "base", "--path_diff", llama / "diff", "--test_inference", "False"]
-    for position in random.Random(2).sample(range(8 * 40), 60) + random.Random(3).sample(range(8 * 2000), 100):
-        flip_bit(file, position)
-        fails(*arguments)
-        flip_bit(file, position)
-
-
-def test_the_damaged_tensor_and_its_file_are_named(llama, tmp_path):
-    shutil.copytree(llama / "diff", tmp_path / "diff")
-    shard = tmp_path / "diff" / "model-00002-of-00005.safetensors"
-    flip_bit(shard, 8 * (shard.stat().st_size - 1))
-    last = [tensor.name for tensor in open_checkpoint(tmp_path / "diff").values() if tensor.path == shard][-1]
-    line = fails(
-        "recover", "--path_raw", llama / "base", "--path_diff", tmp_path / "diff", "--path_tuned", tmp_path / "o"
-    )
-    assert f"{shard}: tensor {last} is damaged" in line
-    assert not (tmp_path / "o").exists()
-    assert list(tmp_path.iterdir()) == [tmp_path / "diff"]
-
-
-def test_a_wrong_base_is_named_before_anything_is_written(llama, tmp_path, monkeypatch):
-    other = as_type(tiny_models.save_llama(tmp_path / "seed1", seed=1), tmp_path / "other", torch.float16)
-    monkeypatch.setattr(weight_diff, "new_directory", lambda *_: pytest.fail("began to write"))
-    line = fails("recover", "--path_raw", other, "--path_diff", llama / "diff", "--path_tuned", tmp_path / "out")
-    assert f"{other}: not the base model that this diff was made from but another model" in line
-    wider = tiny_models.save_llama(tmp_path / "wider", hidden_size=128)
-    line = fails("recover", "--path_raw", wider, "--path_diff", llama / "diff", "--path_tuned", tmp_path / "out")
-    assert "[400, 128] F32 instead of [400, 64] F16" in line
-
-
-def test_one_wrong_tensor_of_the_base_is_named_with_its_file(llama, tmp_path):
-    shutil.copytree(llama / "base", tmp_path / "base")
-    rewrite_tensors(tmp_path / "base", lambda tensors: tensors["model.norm.weight"].neg_())
-    line = fails(
-        "recover", "--path_raw", tmp_path / "base", "--path_diff", llama / "diff", "--path_tuned", tmp_path / "o"
-    )
-    assert "1 of 21 tensors differ, the first is model.norm.weight in model.safetensors" in line
-
-
-def test_a_base_in_other_files_and_a_wider_type_is_the_same_base(llama, tmp_path):
-    base = as_type(llama / "base", tmp_path / "base", torch.float32, max_shard_size="50KB")
-    for diff in ("diff", "exact_diff"):
-        recover(base, llama / diff, tmp_path / diff)
-    assert contents(tmp_path / "exact_diff") == contents(llama / "tuned")
-    pickled = pickle_model(base, tmp_path / "pickled", num_shards=2, buffers=True)
-    recover(pickled, llama / "diff", None)
-
-
-def test_the_manifest_says_what_it_was_made_from(llama):
-    entries = json.loads((llama / "diff" / "weight_diff.json").read_text())
-    assert entries["versions"]["torch"] == torch.__version__
-    assert entries["tensors"]["lm_head.weight"]["base_shape"] == [400, 64]
-    assert entries["tensors"]["lm_head.weight"]["base_rows"] == 400
-    assert entries["tensors"]["lm_head.weight"]["base_dtype"] == "F16"
-    assert entries["files"].keys() == {p.name for p in (llama / "diff").iterdir()} - {"weight_diff.json"}
-
-
-def test_a_manifest_of_a_newer_format_is_refused(llama, tmp_path):
-    shutil.copytree(llama / "diff", tmp_path / "diff")
-    entries = json.loads((tmp_path / "diff" / "weight_diff.json").read_text())
-    del entries["sha256"]
-    (tmp_path / "diff" / "weight_diff.json").write_bytes(manifest._sealed({**entries, "version": 2}))
-    assert "newer" in fails("recover", "--path_raw", llama / "base", "--path_diff", tmp_path / "diff")
-
-
-def leave_out_a_tensor(entries):
-    del entries["tensors"]["lm_head.weight"]
-
-
-def reach_out(entries):
-    entries["files"]["../config.json"] = "0" * 64
-
-
-def misname_a_hash(entries):
-    entries["tensors"]["lm_head.weight"]["diff_sha256"] = 5
-
-
-def leave_out_a_part(entries):
-    del entries["twins"]
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (leave_out_a_tensor, "lm_head.weight is not named by weight_diff.json"),
-        (reach_out, "damaged, its files"),
-        (misname_a_hash, "damaged, its diff_sha256 of lm_head.weight"),
-        (leave_out_a_part, "damaged, its twins"),
-    ],
-)
-def test_a_manifest_that_was_changed_and_sealed_again_is_refused(change, words, llama, tmp_path):
-    shutil.copytree(llama / "diff", tmp_path / "diff")
-    entries = json.loads((tmp_path / "diff" / "weight_diff.json").read_text())
-    del entries["sha256"]
-    change(entries)
-    (tmp_path / "diff" / "weight_diff.json").write_bytes(manifest._sealed(entries))
-    assert words in fails("recover", "--path_raw", llama / "base", "--path_diff", tmp_path / "diff")
-
-
-def test_an_exact_diff_without_its_manifest_is_refused(llama, tmp_path):
-    shutil.copytree(llama / "exact_diff", tmp_path / "diff", ignore=shutil.ignore_patterns("weight_diff.json"))
-    assert "weight_diff.json" in fails("recover", "--path_raw", llama / "base", "--path_diff", tmp_path / "diff")
-
-
-def test_a_file_missing_from_the_diff_is_named(llama, tmp_path):
-    shutil.copytree(llama / "diff", tmp_path / "diff", ignore=shutil.ignore_patterns("tokenizer.json"))
-    line = fails("recover", "--path_raw", llama / "base", "--path_diff", tmp_path / "diff")
-    assert f"{tmp_path / 'diff' / 'tokenizer.json'}: missing" in line
-
-
-# ---- The sum of all values ----
-
-
-def test_llama_7b_with_a_pad_token_has_the_shapes_that_are_taken_for_alpaca_7b():
-    config = LlamaConfig(vocab_size=32001, hidden_size=4096, intermediate_size=11008, tie_word_embeddings=False)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    assert model.num_parameters() == known_sum.ALPACA_7B_PARAMETERS
-    assert tuple(model.get_input_embeddings().weight.shape) == known_sum.ALPACA_7B_EMBEDDING
-
-
-def test_the_rotary_buffers_of_32_layers_add_238_7_to_the_sum():
-    sums = known_sum.rotary_sums({}, {})
-    assert len(sums) == 32
-    assert sum(sums.values()) == pytest.approx(32 * (1 - 1e-4) / (1 - 1e-4 ** (1 / 64)), abs=1e-4)
-
-
-@pytest.fixture
-def small_alpaca(llama, tmp_path, monkeypatch):
-    """An old diff that is taken for Alpaca-7B: the known shapes and the known sum are those of the small model."""
-    diff = pickle_model(llama / "diff", tmp_path / "diff", num_shards=2, buffers=True)
-    recover(llama / "base", llama / "diff", tmp_path / "recovered")
-    tensors = load_files(tmp_path / "recovered")
-    total = sum(tensor.double().sum().item() for tensor in tensors.values())
-    monkeypatch.setattr(known_sum, "ALPACA_7B_PARAMETERS", sum(tensor.numel() for tensor in tensors.values()))
-    monkeypatch.setattr(known_sum, "ALPACA_7B_EMBEDDING", (401, 64))
-    with_buffers = total + sum(known_sum.rotary_sums({}, {}).values())
-    monkeypatch.setattr(known_sum, "ALPACA_7B_SUM", with_buffers)
-    return {"base": llama / "base", "diff": diff, "total": total, "with_buffers": with_buffers}
-
-
-def test_an_intact_alpaca_has_the_known_sum_with_the_buffers_that_todays_state_dict_lacks(small_alpaca):
-    out = recover(small_alpaca["base"], small_alpaca["diff"], None)
-    assert f"sum of all values is {small_alpaca['with_buffers']:.4f} ({small_alpaca['total']:.4f} without" in out
-
-
-def test_a_damaged_alpaca_has_another_sum_and_is_not_written(small_alpaca, tmp_path):
-    index = json.loads((small_alpaca["diff"] / "pytorch_model.bin.index.json").read_text())
-    shard = small_alpaca["diff"] / index["weight_map"]["model.norm.weight"]
-    tensors = torch.load(shard, weights_only=True)
-    tensors["model.norm.weight"][0] += 0.1
-    torch.save(tensors, shard)
-    arguments = ["recover", "--path_raw", small_alpaca["base"], "--path_diff", small_alpaca["diff"]]
-    line = fails(*arguments, "--path_tuned", tmp_path / "out")
-    assert "sum of all values" in line
-    assert not (tmp_path / "out").exists()
-    recover(small_alpaca["base"], small_alpaca["diff"], tmp_path / "out", "--check_integrity_naively", "False")
-
-
-def test_a_float32_running_total_is_as_good_as_the_sum_in_float64():
-    """At 50,000, float32 additions leave hundredths: the original's total of this model is 0.02 off its own sum."""
-    names = [f"model.layers.{i}.mlp.up_proj.weight" for i in range(32)]
-    sums = dict.fromkeys(names, 0.0) | {"model.embed_tokens.weight": 32768.0}
-    sums |= {name: 0.0019 for name in names[:12]}  # less than half a step of 0.0039: each is lost
-    sums["lm_head.weight"] = known_sum.ALPACA_7B_SUM - 32768.0
-    assert "as it has to be" in known_sum.check_sum({}, sums)
-    exact = {"model.embed_tokens.weight": 32768.0, "lm_head.weight": known_sum.ALPACA_7B_SUM - 32768.0 + 0.009}
-    assert "as it has to be" in known_sum.check_sum({}, exact)
-    with pytest.raises(weight_diff.UserError, match="not Alpaca-7B"):
-        known_sum.check_sum({}, exact | {"model.norm.weight": 0.004})
-
-
-def test_for_another_model_the_sum_is_said_to_prove_nothing(llama, tmp_path):
-    shutil.copytree(llama / "diff", tmp_path / "diff", ignore=shutil.ignore_patterns("weight_diff.json"))
-    assert "not the published Alpaca-7B" in recover(llama / "base", tmp_path / "diff", None)
 
 
 # ---- A completion ----

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from utils import ROOT
 
+# The tiny model's likeliest tokens never end a response; drawn ones may end it before it can be stopped.
+UNENDING = ("--max_new_tokens", "900", "--temperature", "0")
+
 
 def run_script(*arguments, cwd: Path = ROOT, timeout: float = 300, **environment) -> subprocess.CompletedProcess:
     """Run `python <arguments>` as a user would and return what it printed."""

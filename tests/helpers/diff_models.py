@@ -119,6 +119,14 @@ def make_diff(raw: Path, tuned: Path, diff: Path, *more) -> str:
     return out
 
 
+def save_models(path: Path, save) -> Path:
+    """Save base (float16), tuned (float32, several shards) and the diff between them in folders of path."""
+    as_type(save(path / "original"), path / "base", torch.float16)
+    tune(path / "base", path / "tuned", max_shard_size="150KB")
+    make_diff(path / "base", path / "tuned", path / "diff")
+    return path
+
+
 def recover_arguments(raw: Path, diff: Path, recovered: Path | None) -> tuple:
     """The command line of recover."""
     where = () if recovered is None else ("--path_tuned", recovered)

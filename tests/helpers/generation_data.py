@@ -1,12 +1,19 @@
-"""Seed tasks and new tasks for the tests of the generator, made up from lists of words."""
+"""Seed tasks and new tasks for the tests of the generator, made up from lists of words, and how it is run on them."""
 
 import json
+import os
 import random
+import subprocess
 import time
 from pathlib import Path
 
 from data.openai_server import OpenAIServer
+from tests.helpers import forks
+from tests.helpers.commands import ROOT
 
+SCRIPT = ROOT / "generate_instruction.py"
+COMMAND = "generate_instruction_following_data"
+ONE_BY_ONE = {"request_batch_size": 1, "max_concurrent_requests": 1}  # answers come in the order of the requests
 VERBS, WORDS = (
     line.split()
     for line in (
@@ -67,3 +74,34 @@ def wait_until(condition, timeout_sec: float = 60) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.005)
+
+
+def arguments(settings: str = "", **flags) -> list[str]:
+    """The command line, with settings (Python statements) that come before it."""
+    script = ["-c", f"{settings}; import runpy; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"]
+    return [*(script if settings else [str(SCRIPT)]), COMMAND, *(f"--{k}={v}" for k, v in flags.items())]
+
+
+def generate(folder, server, settings="", timeout=120, **flags) -> subprocess.CompletedProcess:
+    """Run the command in folder, with output_dir out."""
+    environment = {"PYTHONPATH": str(ROOT), **(server.environment if server else {})}
+    flags = {"output_dir": "out", **flags}
+    return forks.run(*arguments(settings, **flags), cwd=folder, timeout=timeout, **environment)
+
+
+def regen(folder) -> list[dict]:
+    return json.loads((folder / "out" / "regen.json").read_text(encoding="utf-8"))
+
+
+def log(folder) -> list[dict]:
+    return [json.loads(line) for line in (folder / "out" / "generation_log.jsonl").read_text("utf-8").splitlines()]
+
+
+def instructions(tasks) -> list[str]:
+    return [task["instruction"] for task in tasks]
+
+
+def assert_orderly_end(folder, tasks) -> None:
+    """regen.json alone holds all of tasks, in order."""
+    assert sorted(os.listdir(folder / "out")) == ["generation_log.jsonl", "regen.json"]
+    assert instructions(regen(folder)) == instructions(tasks)
