@@ -1,6 +1,8 @@
-"""Fixtures that several test files share: the reference data, tiny models."""
+"""Fixtures that several test files share: the reference data, tiny models, examples to train on."""
 
+import json
 import os
+import random
 import signal
 from pathlib import Path
 
@@ -12,6 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from configs import tiny_models
 from tests.helpers.commands import ROOT
 from tests.helpers.generation_data import write_inputs
+from utils import jdump
 
 # A shell has what it starts in the background ignore Ctrl-C, and scripts would inherit that, too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -63,8 +66,31 @@ def llama(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def data_path(tmp_path_factory):
+    """96 examples with something to learn: the released ones where they are there, else of our own."""
+    path = tmp_path_factory.mktemp("data") / "data.json"
+    sample = ROOT.parent / "shared" / "data" / "alpaca_sample.json"
+    if sample.is_file():
+        jdump(json.loads(sample.read_text(encoding="utf-8"))[:96], path)
+    else:
+        rng = random.Random(0)
+        numbers = [(rng.randint(1, 99), rng.randint(1, 99)) for _ in range(96)]
+        jdump(
+            [{"instruction": f"Add {a} and {b}.", "input": "", "output": f"The sum is {a + b}."} for a, b in numbers],
+            path,
+        )
+    return path
+
+
 @pytest.fixture
 def folder(tmp_path) -> Path:
     """A folder with a prompt.txt and a seed_tasks.jsonl, to run the generator in."""
     write_inputs(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def environment_as_it_is(monkeypatch) -> None:
+    """For tests that parse flags in this process: it does not become a group of one."""
+    monkeypatch.setattr("alpaca.training.arguments.be_a_group_of_one", lambda: None)

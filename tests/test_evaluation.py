@@ -15,8 +15,8 @@ from alpaca.training import arguments, card, evaluation, packed_steps, response_
 from alpaca.training.checkpoints import check_same_data
 from tests.helpers import packed_train  # noqa: F401 - registers the attention that stands in for the GPU's
 from tests.helpers.commands import ROOT
-from tests.test_train_runs import FSDP, ranks
-from tests.test_train_runs import run as run_command
+from tests.helpers.training import FSDP, ranks
+from tests.helpers.training import run as run_command
 from utils import UserError, jdump, jload
 
 

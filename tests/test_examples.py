@@ -11,7 +11,8 @@ from alpaca.evaluation.predictions import load_tasks
 from alpaca.examples import load_examples
 from alpaca.generation.task_files import TaskFiles
 from alpaca.row_files import read_settings_and_rows
-from utils import UserError, read_text
+from tests.helpers import training
+from utils import UserError, jdump, read_text
 
 EXAMPLES = [
     {"instruction": "Name three colours.", "input": "", "output": "Red, green, blue."},
@@ -28,6 +29,30 @@ def read(tmp_path):
         return load_examples(tmp_path / "data.json")
 
     return read
+
+
+def test_json_lines_parquet_and_a_list_hold_the_same_examples(tmp_path):
+    rows = [{**e, "most_similar_instructions": {"a": 0.5}, "avg_similarity_score": 0.1} for e in training.EXAMPLES]
+    jdump(rows, tmp_path / "a.json")
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(row) for row in rows) + "\n\n", encoding="utf-8")
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
+    for name in ("a.json", "a.jsonl", "a.parquet"):
+        assert load_examples(str(tmp_path / name)) == training.EXAMPLES
+
+
+def test_a_missing_input_is_an_empty_one(tmp_path):
+    jdump([{"instruction": "Say hi.", "output": "Hi."}], tmp_path / "a.json")
+    assert load_examples(str(tmp_path / "a.json"))[0]["input"] == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b'{"instruction": "a", "output": "b"}\n\xff\n', "line 2"), (b'"text"', "str, not a list"), (b"PAR1x", "Parquet")],
+)
+def test_a_damaged_file_is_one_clear_line(tmp_path, content, message):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        load_examples(str(tmp_path / "a.json"))
 
 
 @pytest.mark.parametrize("text", [LIST, LINES, PRETTY, f"\n\n{LIST}"], ids=["list", "lines", "pretty", "late list"])
