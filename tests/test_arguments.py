@@ -58,6 +58,32 @@ def test_full_shard_gives_weights_back_after_the_forward_pass_where_there_is_som
     assert config["cpu_ram_efficient_loading"] is is_resharded
 
 
+@pytest.mark.parametrize(
+    ("flags", "num_gpus", "is_sharded", "is_group"),
+    [
+        (["--bf16", "True"], 1, True, True),
+        (["--fsdp", "full_shard auto_wrap"], 1, True, True),
+        (["--fsdp", "full_shard auto_wrap"], 0, True, True),
+        (["--fsdp", "full_shard auto_wrap"], 2, True, False),  # refused later on, or of a launcher
+        (["--bf16", "True"], 2, False, False),
+        (["--bf16", "True"], 0, False, False),
+        (["--bf16", "True", "--use_cpu", "True"], 1, False, False),
+        (["--bf16", "True", "--load_in_4bit", "True"], 1, False, False),
+        ([], 1, False, False),
+    ],
+)
+def test_one_gpu_is_a_group_of_its_own_that_trains_in_bfloat16_as_several_do(
+    flags, num_gpus, is_sharded, is_group, monkeypatch
+):
+    groups = []
+    monkeypatch.setattr(arguments, "be_a_group_of_one", lambda: groups.append(1))
+    monkeypatch.setattr(arguments.torch.cuda, "device_count", lambda: num_gpus)
+    monkeypatch.setattr(arguments.TrainingArguments, "_fall_back_to_what_the_hardware_has", lambda self: None)
+    monkeypatch.setattr(arguments.transformers.TrainingArguments, "__post_init__", lambda self: None)
+    assert bool(parse(*flags).fsdp) is is_sharded
+    assert bool(groups) is is_group
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about a machine without a GPU")
 def test_what_the_hardware_lacks_is_left_out_with_a_warning(capsys):
     args = parse("--bf16", "True", "--tf32", "True")
