@@ -77,9 +77,6 @@ def main() -> None:
     parser.add_argument("--num_steps", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=2)
     arguments = parser.parse_args()
-    import torch
-    import transformers
-
     from benchmarks.training import make_model
 
     with tempfile.TemporaryDirectory() as folder:
@@ -91,7 +88,7 @@ def main() -> None:
         ]
     print(
         f"{Path(arguments.data_path).name}, global batch {GLOBAL_BATCH}, {arguments.num_steps} steps, "
-        f"{arguments.repeats} repeats; torch {torch.__version__}, transformers {transformers.__version__}, {machine()}"
+        f"{arguments.repeats} repeats; {machine('torch', 'transformers')}"
     )
     print(f"{'setting':<22}{'examples/s':>12}{'x first':>9}{'peak GB of rank 0':>19}{'|loss - first|':>16}")
     rows = []

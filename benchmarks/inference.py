@@ -160,8 +160,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         results = [measure(name, Path(folder), arguments.repeats) for name in arguments.models]
     lines = [
-        f"{machine()}, torch {torch.__version__}, transformers {transformers.__version__}; {NUM_TASKS} prompts, at "
-        f"most {MAX_NEW_TOKENS} tokens in an answer; medians of {arguments.repeats}"
+        f"{machine('torch', 'transformers')}; {NUM_TASKS} prompts, at most {MAX_NEW_TOKENS} tokens in "
+        f"an answer; medians of {arguments.repeats}"
     ]
     for result in results:
         lines.append(result["model"])

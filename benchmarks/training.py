@@ -214,11 +214,7 @@ def table(data_path: str, num_steps: int, repeats: int) -> list[dict]:
 
 
 def main(data_path: list[str], num_steps: int, repeats: int) -> None:
-    import torch
-    import transformers
-    import trl
-
-    versions = f"torch {torch.__version__}, transformers {transformers.__version__}, trl {trl.__version__}, {machine()}"
+    versions = machine("torch", "transformers", "trl")
     print(f"global batch {GLOBAL_BATCH}, {num_steps} steps, {repeats} repeats; {versions}")
     rows = [row for path in data_path for row in table(path, num_steps, repeats)]
     print(json.dumps({"versions": versions, "rows": rows}))

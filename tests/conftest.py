@@ -70,7 +70,7 @@ def llama(tmp_path_factory) -> Path:
 def data_path(tmp_path_factory):
     """96 examples with something to learn: the released ones where they are there, else of our own."""
     path = tmp_path_factory.mktemp("data") / "data.json"
-    sample = ROOT.parent / "shared" / "data" / "alpaca_sample.json"
+    sample = REFERENCE_DATA / "alpaca_sample.json"
     if sample.is_file():
         jdump(json.loads(sample.read_text(encoding="utf-8"))[:96], path)
     else:

@@ -12,7 +12,8 @@ import pytest
 
 import demo
 from data.openai_server import OpenAIServer
-from tests.helpers.commands import ROOT, UNENDING, assert_fails_in_one_line, run_script
+from tests.helpers import forks
+from tests.helpers.commands import ROOT, UNENDING, assert_fails_in_one_line
 from utils import UserError
 
 
@@ -23,18 +24,11 @@ def test_a_line_that_is_not_utf_8_is_named():
 
 def test_a_conversation_in_the_terminal_streams_from_a_server():
     with OpenAIServer(lambda prompt: f"re: {prompt} \x1b[31m red") as server:
-        result = subprocess.run(
-            [sys.executable, "demo.py", "chat", "--model_name", "m"],
-            input="Say hi.\tto all\n",
-            capture_output=True,
-            text=True,
-            check=True,
-            cwd=ROOT,
-            env={**os.environ, **server.environment},
-        )
+        result = forks.run("demo.py", "chat", "--model_name", "m", stdin="Say hi.\tto all\n", **server.environment)
+    assert result.returncode == 0, result.stderr
     assert "Response: re: Say hi.\n\n### Input:\nto all [31m red\n" in result.stdout  # no escape code for the terminal
     assert_fails_in_one_line(
-        run_script("demo.py", "chat", "--model_name", "m", OPENAI_BASE_URL=server.url), "no server at"
+        forks.run("demo.py", "chat", "--model_name", "m", OPENAI_BASE_URL=server.url), "no server at"
     )
 
 
@@ -43,15 +37,8 @@ def test_a_line_that_a_server_refuses_leaves_the_next_its_answer():
     plain = (200, {"choices": [{"index": 0, "finish_reason": "stop", "message": message}]})
     faults = {0: (400, {"error": {"message": "Your input was flagged."}}), 1: plain}
     with OpenAIServer(lambda prompt: "<think> Hm. </think> Word by word.", faults=faults.get) as server:
-        result = subprocess.run(
-            [sys.executable, "demo.py", "chat", "--model_name", "m"],
-            input="a\nb\nc\n",
-            capture_output=True,
-            text=True,
-            check=True,
-            cwd=ROOT,
-            env={**os.environ, **server.environment},
-        )
+        result = forks.run("demo.py", "chat", "--model_name", "m", stdin="a\nb\nc\n", **server.environment)
+    assert result.returncode == 0, result.stderr
     assert "Your input was flagged.).]\n" in result.stdout
     assert result.stdout.endswith(
         "Instruction: b\nResponse: In one piece.\n\nInstruction: c\nResponse: Word by word.\n\n"

@@ -271,8 +271,6 @@ def test_a_prompt_that_never_fits_ends_the_run(folder):
 
 # A user's mistakes
 
-GOOD_FLAGS = {"num_instructions_to_generate": 1}
-
 
 @pytest.mark.parametrize(
     "flags",

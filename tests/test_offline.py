@@ -19,7 +19,7 @@ from generate_instruction import (
 )
 from tests.helpers import forks
 from tests.helpers.commands import ROOT, assert_fails_in_one_line
-from tests.helpers.generation_data import make_tasks, play_engine, read_lines, write_inputs, write_lines
+from tests.helpers.generation_data import make_tasks, play_engine, read_lines, write_lines
 from utils import UserError
 
 SCRIPT = ROOT / "generate_instruction.py"
@@ -27,10 +27,9 @@ RECORDINGS = ROOT / "data" / "teacher_completions.jsonl"
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    write_inputs(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+def folder(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    return folder
 
 
 def answered_batch(folder, num_requests=20, tasks_per_answer=5, **flags) -> list[dict]:
